@@ -1,0 +1,117 @@
+"""Augmentations in a row, on batches of clips: one draw a clip, the same for all its frames.
+
+An augmentation has two methods. `sample(seed)` draws its parameters for one clip, as a dict of
+scalars; `apply(frames, params)` changes the clip [T, H, W, 3] and is a pure function. That all
+frames are treated alike (temporal consistency, section 3.3) is visible there: `params` has no T.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import tensorflow as tf
+
+Params = dict[str, tf.Tensor]
+
+
+class Augmentation(Protocol):
+    """One photometric operation."""
+
+    def sample(self, seed: tf.Tensor) -> Params:
+        """Parameters for one clip from a seed, int32 [2]."""
+        ...
+
+    def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
+        """The clip, float32 [T, H, W, 3] in [0, 1], changed."""
+        ...
+
+
+class Chain:
+    """Applies augmentations in order, with independent draws."""
+
+    def __init__(self, augmentations: Sequence[Augmentation] = (), per_frame: bool = False) -> None:
+        """Args:
+        augmentations: in order of application.
+        per_frame: draw anew for every frame: 'TA+SA' of table 4. Then a 'clip' is one frame.
+        """
+        self._augmentations = tuple(augmentations)
+        self._per_frame = per_frame
+
+    def __call__(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Augments clips.
+
+        Args:
+          frames: uint8 [N, T, H, W, 3].
+          seeds: int32 [N, 2], one a clip.
+
+        Returns:
+          float32 [N, T, H, W, 3] in [0, 1].
+        """
+        if not self._augmentations:
+            return to_unit_range(frames)
+        shape = tf.shape(frames)
+        if self._per_frame:
+            times = tf.range(shape[1])
+            seeds = tf.map_fn(lambda s: tf.map_fn(lambda t: _fold_in(s, t), times), seeds)
+            seeds = tf.reshape(seeds, [-1, 2])
+            static = frames.shape[2:]
+            single = tf.reshape(frames, tf.concat([[-1, 1], shape[2:]], axis=0))
+            single = tf.ensure_shape(single, [None, 1, *static])
+            return tf.reshape(self._by_clip(single, seeds), shape)
+        return self._by_clip(frames, seeds)
+
+    def _by_clip(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        def one(clip_and_seed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            clip, seed = clip_and_seed
+            clip = to_unit_range(clip)
+            for number, augmentation in enumerate(self._augmentations):
+                params = augmentation.sample(_fold_in(seed, number))
+                clip = augmentation.apply(clip, params)
+            return clip
+
+        return tf.map_fn(one, (frames, seeds), fn_output_signature=tf.float32)
+
+
+class ViewChains:
+    """A chain for each view, for recipes that treat the two views differently."""
+
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        """Args:
+        chains: one for every view, or one for all views.
+        """
+        self._chains = tuple(chains)
+
+    def __call__(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Augments views.
+
+        Args:
+          frames: uint8 [B, V, T, H, W, 3].
+          seeds: int32 [B, V, 2].
+
+        Returns:
+          float32 [B * V, T, H, W, 3] in [0, 1]; the views of an example stand side by side.
+
+        Raises:
+          ValueError: V is not the number of chains.
+        """
+        num_views = frames.shape[1]
+        if len(self._chains) == 1:
+            chains = self._chains * num_views
+        elif len(self._chains) == num_views:
+            chains = self._chains
+        else:
+            raise ValueError(
+                f"{len(self._chains)} augmentation chains for {num_views} views: "
+                "give one chain for all views or one for each."
+            )
+        views = [chain(frames[:, v], seeds[:, v]) for v, chain in enumerate(chains)]
+        stacked = tf.stack(views, axis=1)
+        return tf.reshape(stacked, tf.concat([[-1], tf.shape(stacked)[2:]], axis=0))
+
+
+def to_unit_range(frames: tf.Tensor) -> tf.Tensor:
+    """uint8 to float32 in [0, 1]; there is no mean or variance normalisation (authors' code)."""
+    return tf.cast(frames, tf.float32) / 255.0
+
+
+def _fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(seed, number)

@@ -1,0 +1,137 @@
+"""Checkpoints: where a run resumes, and encoders for another. Every restore says what matched."""
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+ENCODER_FILE = "encoder.json"
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def resolve(path: str | Path) -> str:
+    """The checkpoint that a path means: its prefix, or a run's or checkpoint folder (the latest).
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    for folder in (path / "checkpoints", path):
+        latest = tf.train.latest_checkpoint(folder) if folder.is_dir() else None
+        if latest:
+            return latest
+    if path.with_name(path.name + ".index").is_file():
+        return str(path)
+    raise FileNotFoundError(
+        f"No checkpoint at {str(path)!r}: give a run's folder, its checkpoints folder, or a "
+        "prefix such as runs/demo/pretrain/checkpoints/ckpt-100."
+    )
+
+
+def keys_of(root: tf.Module, prefix: str) -> dict[str, tf.Variable]:
+    """The variables of an object by the keys under which a checkpoint stores them."""
+    view = tf.train.TrackableView(root)
+    found: dict[str, tf.Variable] = {}
+    seen = {id(root)}
+    waiting = deque([(prefix, root)])
+    while waiting:
+        path, node = waiting.popleft()
+        if isinstance(node, tf.Variable):
+            found[path + _VALUE] = node
+        for name, child in view.children(node).items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                waiting.append((f"{path}/{name}", child))
+    return found
+
+
+def _compare(root: tf.Module, name: str, path: str) -> None:
+    """Raises a ValueError that lists how the checkpoint's tensors under `name` differ."""
+    stored = {
+        key: tuple(shape)
+        for key, shape in tf.train.load_checkpoint(path).get_variable_to_shape_map().items()
+        if key.startswith(f"{name}/") and "/.OPTIMIZER_SLOT/" not in key
+    }
+    wanted = {key: tuple(v.shape) for key, v in keys_of(root, name).items()}
+    problems = [f"  missing there: {key}" for key in sorted(wanted.keys() - stored.keys())]
+    problems += [f"  not in the model: {key}" for key in sorted(stored.keys() - wanted.keys())]
+    problems += [
+        f"  shape {stored[key]} there, {wanted[key]} in the model: {key}"
+        for key in sorted(wanted.keys() & stored.keys())
+        if wanted[key] != stored[key]
+    ]
+    if problems:
+        shown = [line.replace(_VALUE, "") for line in problems[:10]]
+        if len(problems) > len(shown):
+            shown.append(f"  and {len(problems) - len(shown)} more")
+        raise ValueError(
+            f"The {name} ({len(wanted)} tensors) does not match the checkpoint {path!r}; is it of "
+            f"another depth or width? {len(problems)} differences:\n" + "\n".join(shown)
+        )
+
+
+def initialise(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
+    """Loads one root of a checkpoint, all of it.
+
+    Args:
+      root: a built model.
+      path: see `resolve`.
+      name: of the root in the checkpoint.
+
+    Returns:
+      The checkpoint's prefix.
+
+    Raises:
+      FileNotFoundError: no checkpoint there.
+      ValueError: a tensor is missing, unknown, or of another shape; lists them.
+    """
+    prefix = resolve(path)
+    _compare(root, name, prefix)
+    status = tf.train.Checkpoint(**{name: root}).read(prefix)
+    status.assert_existing_objects_matched().expect_partial()
+    return prefix
+
+
+def save_encoder_config(encoder: keras.Model, input_shape: tuple, folder: str | Path) -> None:
+    """Writes beside the checkpoints what `load_encoder` needs.
+
+    Args:
+      encoder: a serializable Keras model.
+      input_shape: (T, H, W, 3) of the clips it was trained on.
+      folder: the run's folder.
+    """
+    content = {
+        "encoder": keras.saving.serialize_keras_object(encoder),
+        "input_shape": list(input_shape),
+    }
+    (Path(folder) / ENCODER_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def load_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Rebuilds the encoder of a run and loads its weights.
+
+    Args:
+      path: see `resolve`.
+
+    Returns:
+      The encoder, and what stands in `encoder.json`.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
+      ValueError: they do not belong together.
+    """
+    prefix = resolve(path)
+    config = Path(prefix).parent.parent / ENCODER_FILE
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"No {ENCODER_FILE} in {str(config.parent)!r}, which a run writes beside its "
+            "checkpoints folder; without it the architecture is unknown."
+        )
+    content = json.loads(config.read_text())
+    encoder = keras.saving.deserialize_keras_object(content["encoder"])
+    encoder.build((None, None, None, None, 3))
+    initialise(encoder, prefix)
+    return encoder, content

@@ -1,0 +1,103 @@
+"""What stands in a record and beside the records: feature keys and `dataset_info.json`.
+
+A record is a `tf.train.SequenceExample`, one per video. The keys are those that the Model Garden's
+`video_input` and DeepMind's DMVR read, and a few more that neither knows (marked "ours").
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+# Feature list: one JPEG per Feature, in presentation order.
+FRAMES = "image/encoded"
+
+# Context.
+LABEL_INDEX = "clip/label/index"  # int64; absent in unlabelled data
+LABEL_TEXT = "clip/label/text"  # bytes; absent in unlabelled data
+FILENAME = "video/filename"  # bytes, the path relative to the input folder
+START = "clip/start/timestamp"  # int64, microseconds into the source
+END = "clip/end/timestamp"  # int64, microseconds into the source
+FRAME_RATE = "clip/frame_rate"  # float, frames per second (ours)
+NUM_FRAMES = "clip/num_frames"  # int64 (ours)
+HEIGHT = "image/height"  # int64, pixels (ours)
+WIDTH = "image/width"  # int64, pixels (ours)
+VIDEO_ID = "video/id"  # bytes, unique in the data set (ours)
+
+INFO_FILE = "dataset_info.json"
+
+
+@dataclasses.dataclass
+class SplitInfo:
+    """One split of a data set.
+
+    Attributes:
+      shards: file names and the number of records in each, in reading order.
+      num_frames: frames of all videos together.
+      frame_rates: how many videos have which frame rate; keys like "29.97".
+      class_counts: how many videos have which label; empty when unlabelled.
+      skipped: input path -> reason, for every video that was not written.
+    """
+
+    shards: dict[str, int]
+    num_frames: int
+    frame_rates: dict[str, int]
+    class_counts: dict[str, int]
+    skipped: dict[str, str]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(self.shards.values())
+
+
+@dataclasses.dataclass
+class DatasetInfo:
+    """The facts of a data set; nothing that stands here is configured anywhere else.
+
+    Attributes:
+      labels: sorted class names, whose position is `clip/label/index`; empty when unlabelled.
+      short_side: length of the frames' short side, pixels.
+      splits: by name, such as "train" and "validation".
+    """
+
+    labels: list[str]
+    short_side: int
+    splits: dict[str, SplitInfo]
+
+    def save(self, folder: str | Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        aside = Path(folder) / f".{INFO_FILE}.tmp"
+        aside.write_text(text)
+        aside.replace(Path(folder) / INFO_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "DatasetInfo":
+        """Reads `dataset_info.json`.
+
+        Raises:
+          FileNotFoundError: the folder has none.
+        """
+        path = Path(folder) / INFO_FILE
+        if not path.is_file():
+            what = "no such folder" if not Path(folder).is_dir() else "it holds no records"
+            raise FileNotFoundError(
+                f"No {INFO_FILE} in {str(folder)!r}: {what}. "
+                "Make records with tools/make_tfrecords.py, or correct the path."
+            )
+        fields = json.loads(path.read_text())
+        fields["splits"] = {name: SplitInfo(**split) for name, split in fields["splits"].items()}
+        return cls(**fields)
+
+    def split(self, name: str) -> SplitInfo:
+        """The split of that name.
+
+        Raises:
+          ValueError: there is none, or it is empty.
+        """
+        if name not in self.splits:
+            raise ValueError(f"No split {name!r}; {INFO_FILE} has {sorted(self.splits)}.")
+        if not self.splits[name].num_examples:
+            raise ValueError(
+                f"Split {name!r} is empty: {len(self.splits[name].skipped)} videos were skipped; "
+                f"{INFO_FILE} says why."
+            )
+        return self.splits[name]

@@ -1,0 +1,126 @@
+"""Views: chosen frames to pixels, decoding only the crop window (section 3.3, spatial part).
+
+A crop is called with the size of a video's frames and a seed, and answers where to cut: windows
+int32 [C, 4] as (top, left, height, width), and flips bool [C], for the C crops it makes of a clip.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+Windows = tuple[tf.Tensor, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop:
+    """Inception-style crop and flip, drawn once a clip: all frames share it (temporal consistency).
+
+    Attributes:
+      size: side of the square view, pixels.
+      area: range of the window's share of the frame.
+      aspect: range of its width / height. The authors take 0.5 to 2 in pretraining.
+      flip: probability of a horizontal flip.
+      per_frame: draw anew for every frame: the row of table 4 without temporal consistency.
+    """
+
+    size: int
+    area: tuple[float, float] = (0.3, 1.0)
+    aspect: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    per_frame: bool = False
+    num_crops = 1
+
+    def __call__(self, frame_size: tf.Tensor, seed: tf.Tensor) -> Windows:
+        begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.concat([frame_size, [3]], axis=0),
+            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seed=seed,
+            min_object_covered=0.1,
+            aspect_ratio_range=self.aspect,
+            area_range=self.area,
+            max_attempts=100,
+        )
+        flip_seed = tf.random.experimental.stateless_fold_in(seed, 1)
+        flip = tf.random.stateless_uniform([1], flip_seed) < self.flip
+        return tf.concat([begin[:2], extent[:2]], axis=0)[tf.newaxis], flip
+
+
+@dataclasses.dataclass(frozen=True)
+class EvenCrops:
+    """Square crops evenly spaced along the long side: one centre crop, or three that cover it.
+
+    As if the short side were scaled to `short_side` and squares of `size` cut from the result.
+
+    Attributes:
+      size: side of the view, pixels.
+      short_side: pixels; the authors test at 256, with `size` 256 and three crops (section 4.1).
+      num_crops: C.
+    """
+
+    size: int
+    short_side: int
+    num_crops: int
+    per_frame = False
+
+    def __call__(self, frame_size: tf.Tensor, seed: tf.Tensor) -> Windows:
+        del seed  # nothing here is random
+        short = tf.cast(tf.reduce_min(frame_size), tf.float32)
+        side = tf.cast(tf.round(short * self.size / self.short_side), tf.int32)
+        room = frame_size - side  # in height and width
+        steps = tf.range(self.num_crops) if self.num_crops > 1 else tf.constant([1])
+        along = steps * tf.reduce_max(room) // max(self.num_crops - 1, 2)
+        across = tf.fill([self.num_crops], tf.reduce_min(room) // 2)
+        wide = frame_size[1] >= frame_size[0]
+        top, left = tf.where(wide, across, along), tf.where(wide, along, across)
+        sides = tf.fill([self.num_crops], side)
+        windows = tf.stack([top, left, sides, sides], axis=1)
+        return windows, tf.zeros([self.num_crops], tf.bool)
+
+
+Crop = RandomResizedCrop | EvenCrops
+
+
+def _windows(crop: Crop, frame_size: tf.Tensor, seeds: tf.Tensor, num_frames: int) -> Windows:
+    """Draws for every clip, or every frame: windows [V, C, T, 4] and flips [V, C, T]."""
+    num_clips = seeds.shape[0]
+    per_draw = 1
+    if crop.per_frame:
+        per_draw = num_frames
+        fold_in = tf.random.experimental.stateless_fold_in
+        seeds = tf.stack([fold_in(s, t) for s in tf.unstack(seeds) for t in range(num_frames)])
+    windows, flips = zip(*[crop(frame_size, seed) for seed in tf.unstack(seeds)], strict=True)
+    shape = [num_clips, per_draw, crop.num_crops]
+    by_frame = tf.transpose(tf.reshape(tf.stack(windows), [*shape, 4]), [0, 2, 1, 3])
+    flip_by_frame = tf.transpose(tf.reshape(tf.stack(flips), shape), [0, 2, 1])
+    full = [num_clips, crop.num_crops, num_frames]
+    return tf.broadcast_to(by_frame, [*full, 4]), tf.broadcast_to(flip_by_frame, full)
+
+
+def extract(frames: tf.Tensor, indices: tf.Tensor, crop: Crop, seeds: tf.Tensor) -> tf.Tensor:
+    """The views of one video.
+
+    Args:
+      frames: string [L], JPEGs of one size.
+      indices: int32 [V, T], from a sampler of `clips`; V and T are static.
+      crop: makes C crops of each clip.
+      seeds: int32 [V, 2], one a clip.
+
+    Returns:
+      uint8 [V * C, T, size, size, 3], RGB; bilinear, without antialiasing.
+    """
+    num_clips, num_frames = indices.shape
+    frame_size = tf.image.extract_jpeg_shape(frames[0])[:2]
+    windows, flips = _windows(crop, frame_size, seeds, num_frames)
+    # A clip's frames stand behind each of its crops.
+    indices = tf.broadcast_to(indices[:, tf.newaxis], [num_clips, crop.num_crops, num_frames])
+
+    def cut(chosen: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        index, window, flip = chosen
+        pixels = tf.io.decode_and_crop_jpeg(frames[index], window, channels=3)
+        pixels = tf.image.resize(pixels, [crop.size, crop.size])
+        pixels = tf.where(flip, pixels[:, ::-1], pixels)
+        return tf.saturate_cast(tf.round(pixels), tf.uint8)
+
+    flat = (tf.reshape(indices, [-1]), tf.reshape(windows, [-1, 4]), tf.reshape(flips, [-1]))
+    views = tf.map_fn(cut, flat, fn_output_signature=tf.uint8)
+    return tf.reshape(views, [num_clips * crop.num_crops, num_frames, crop.size, crop.size, 3])

@@ -1,0 +1,29 @@
+"""What sits on the encoder in pretraining (section 3.2; sizes from the authors' code)."""
+
+import tensorflow as tf
+import tf_keras as keras
+
+
+class ProjectionHead(keras.Model):
+    """MLP: features [B, D] to embeddings [B, `output_dim`]; thrown away after pretraining."""
+
+    def __init__(self, hidden_dim: int = 2048, num_hidden: int = 3, output_dim: int = 128) -> None:
+        """Args:
+        hidden_dim: units of each hidden layer [Dense with bias, BN, ReLU].
+        num_hidden: number of hidden layers.
+        output_dim: E, units of the last, linear layer.
+        """
+        super().__init__()
+        self.hidden = [keras.layers.Dense(hidden_dim) for _ in range(num_hidden)]
+        self.norms = [
+            keras.layers.BatchNormalization(momentum=0.997, epsilon=1e-5, synchronized=True)
+            for _ in range(num_hidden)
+        ]
+        self.output_layer = keras.layers.Dense(output_dim)
+
+    def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Embeddings, float32 [B, output_dim], not normalised."""
+        x = features
+        for dense, norm in zip(self.hidden, self.norms, strict=True):
+            x = tf.nn.relu(norm(dense(x), training=training))
+        return tf.cast(self.output_layer(x), tf.float32)

@@ -1,0 +1,175 @@
+"""The encoder: 3-D ResNets (section 3.2 of the paper).
+
+The paper's R3D-50 takes clips [B, 16, 224, 224, 3] with pixels in [0, 1]:
+
+    stage       kernel t,h,w                    stride t,h,w   channels
+    conv1       5,7,7                           2,2,2          64
+    max pool    1,3,3                           1,2,2          64
+    res2 x3     (1,1,1) (1,3,3) (1,1,1)         1,1,1          256
+    res3 x4     (1,1,1) (1,3,3) (1,1,1)         1,2,2          512
+    res4 x6     (3,1,1) (1,3,3) (1,1,1)         1,2,2          1024
+    res5 x3     (3,1,1) (1,3,3) (1,1,1)         1,2,2          2048
+    global average pool
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+# depth: (blocks in each stage, whether they are bottlenecks). 10 is ours, for laptops.
+DEPTHS = {
+    10: ((1, 1, 1, 1), False),
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+
+class ConvNorm(keras.layers.Layer):
+    """Convolution without bias, then batch normalisation over all replicas."""
+
+    def __init__(self, filters: int, kernel: Sequence[int], strides: Sequence[int] = (1, 1, 1)):
+        super().__init__()
+        self.conv = keras.layers.Conv3D(
+            filters,
+            kernel,
+            strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="variance_scaling",
+        )
+        self.norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=True)
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        return self.norm(self.conv(x), training=training)
+
+
+class ResidualBlock(keras.layers.Layer):
+    """Bottleneck or basic block.
+
+    In a bottleneck the first convolution carries the temporal kernel and the second the spatial
+    stride (ResNet v1.5). In a basic block both convolutions carry the temporal kernel, and the
+    first the stride.
+    """
+
+    def __init__(
+        self, filters: int, temporal_kernel: int, stride: int, bottleneck: bool, project: bool
+    ):
+        super().__init__()
+        strides = (1, stride, stride)
+        if bottleneck:
+            self.convs = [
+                ConvNorm(filters, (temporal_kernel, 1, 1)),
+                ConvNorm(filters, (1, 3, 3), strides),
+                ConvNorm(4 * filters, (1, 1, 1)),
+            ]
+        else:
+            self.convs = [
+                ConvNorm(filters, (temporal_kernel, 3, 3), strides),
+                ConvNorm(filters, (temporal_kernel, 3, 3)),
+            ]
+        out_filters = 4 * filters if bottleneck else filters
+        self.shortcut = ConvNorm(out_filters, (1, 1, 1), strides) if project else None
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+        for conv in self.convs[:-1]:
+            x = tf.nn.relu(conv(x, training=training))
+        return tf.nn.relu(self.convs[-1](x, training=training) + shortcut)
+
+
+@keras.saving.register_keras_serializable("cvrl_tf")
+class ResNet3D(keras.Model):
+    """3-D ResNet: clips [B, T, H, W, 3] to features [B, `feature_dim`]; any B, T, H and W.
+
+    Attributes:
+      feature_dim: D, 2048 for depth 50 at width 1.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        width: float = 1,
+        temporal_kernels: Sequence[int] = (1, 1, 3, 3),
+        stem_kernel: Sequence[int] = (5, 7, 7),
+        stem_strides: Sequence[int] = (2, 2, 2),
+        stem_pool: bool = True,
+    ) -> None:
+        """Args:
+          depth: a key of `DEPTHS`.
+          width: multiplies every number of channels.
+          temporal_kernels: temporal extent of the kernels in each of the four stages.
+          stem_kernel, stem_strides: of conv1, as t, h, w.
+          stem_pool: whether the max pool follows; small clips do better without.
+
+        Raises:
+          ValueError: unknown depth, or not one temporal kernel a stage.
+        """
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"No ResNet of depth {depth}; choose one of {sorted(DEPTHS)}.")
+        blocks, bottleneck = DEPTHS[depth]
+        if len(temporal_kernels) != len(blocks):
+            raise ValueError(
+                f"temporal_kernels={tuple(temporal_kernels)}: give {len(blocks)}, one a stage."
+            )
+        self._config = {
+            "depth": depth,
+            "width": width,
+            "temporal_kernels": list(temporal_kernels),
+            "stem_kernel": list(stem_kernel),
+            "stem_strides": list(stem_strides),
+            "stem_pool": stem_pool,
+        }
+        filters = [round(64 * width * 2**stage) for stage in range(len(blocks))]
+        self.feature_dim = filters[-1] * (4 if bottleneck else 1)
+
+        self.stem = ConvNorm(filters[0], stem_kernel, stem_strides)
+        self.pool = (
+            keras.layers.MaxPool3D((1, 3, 3), (1, 2, 2), padding="same") if stem_pool else None
+        )
+        self.blocks = []
+        for stage, count in enumerate(blocks):
+            for block in range(count):
+                first = block == 0
+                self.blocks.append(
+                    ResidualBlock(
+                        filters[stage],
+                        temporal_kernels[stage],
+                        stride=2 if first and stage > 0 else 1,
+                        bottleneck=bottleneck,
+                        # A basic block of res2 already has the stem's channels.
+                        project=first and (bottleneck or stage > 0),
+                    )
+                )
+
+    def build(self, input_shape: Any = (None, None, None, None, 3)) -> None:
+        super().build(input_shape)
+
+    def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Features of clips.
+
+        Args:
+          frames: float [B, T, H, W, 3] in [0, 1].
+          training: whether batch normalisation uses the statistics of the batch.
+
+        Returns:
+          float32 [B, feature_dim], globally average-pooled, not normalised.
+        """
+        x = tf.nn.relu(self.stem(frames, training=training))
+        if self.pool is not None:
+            x = self.pool(x)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2, 3])
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet3D":
+        return cls(**config)

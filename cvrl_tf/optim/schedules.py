@@ -1,0 +1,33 @@
+"""Learning rate by step. Warm-up and cosine are the Model Garden's; only the units are ours."""
+
+import tf_keras as keras
+from official.modeling.optimization import lr_schedule
+
+
+def warmup_cosine(
+    steps_per_epoch: int,
+    epochs: int,
+    global_batch: int,
+    learning_rate: float,
+    base_batch: int,
+    warmup_epochs: int = 0,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up from 0, then a cosine to 0 (authors' code).
+
+    The cosine runs over all steps and the warm-up climbs to where the cosine then is, so the peak
+    is a little under `learning_rate`.
+
+    Args:
+      steps_per_epoch, epochs, global_batch: facts of the run, from the runner.
+      learning_rate: the peak, for a batch of `base_batch`; scaled linearly to `global_batch`.
+      base_batch: the batch that `learning_rate` was chosen for.
+      warmup_epochs: length of the warm-up.
+    """
+    cosine = keras.optimizers.schedules.CosineDecay(
+        learning_rate * global_batch / base_batch, decay_steps=steps_per_epoch * epochs
+    )
+    if not warmup_epochs:
+        return cosine
+    return lr_schedule.LinearWarmup(
+        cosine, warmup_steps=steps_per_epoch * warmup_epochs, warmup_learning_rate=0.0
+    )

@@ -1,0 +1,300 @@
+"""The one training loop: strategy, data, task, `fit`, callbacks; resumes where it stopped."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import tensorflow as tf
+import tf_keras as keras
+from absl import logging
+
+from cvrl_tf import checkpoints
+
+_PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
+
+
+class Data(Protocol):
+    """What the runner needs of `data.pipeline.Pipeline`."""
+
+    num_examples: int
+
+    def stream(
+        self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext
+    ) -> tf.data.Dataset: ...
+
+    def once(self, global_batch: int, context: tf.distribute.InputContext) -> tf.data.Dataset: ...
+
+
+class Run:
+    """A training run in its folder. Building one checks everything; `fit` does the long work.
+
+    The folder holds:
+      config.gin          the parameters in force (written by `cvrl_tf.train`)
+      run.json            package versions, seed, batch, steps
+      encoder.json        architecture of the encoder, for export and evaluation
+      metrics.jsonl       one line every `log_every` steps and one an epoch
+      tensorboard/        the same, for TensorBoard
+      checkpoints/        {encoder, head or classifier, optimizer with its step}
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        strategy: tf.distribute.Strategy,
+        train_data: Data,
+        task: Callable[[], keras.Model],
+        optimizer: Callable[..., keras.optimizers.Optimizer],
+        learning_rate: Callable[..., Any],
+        global_batch: int,
+        epochs: int,
+        eval_data: Data | None = None,
+        eval_batch: int | None = None,
+        eval_every: int = 1,
+        initial_checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1000,
+        keep_checkpoints: int = 3,
+        log_every: int = 50,
+        seed: int = 0,
+    ) -> None:
+        """Args:
+          model_dir: folder of the run. If it holds a checkpoint, the run resumes from it.
+          strategy: from `distribution.strategy`.
+          train_data: training views.
+          task: builds the model, which has `encoder`, `checkpoint_roots` and a `train_step`.
+          optimizer: builds the optimiser from `learning_rate`; any of Keras.
+          learning_rate: builds the schedule from `steps_per_epoch`, `epochs`, `global_batch`.
+          global_batch: examples in a step of all replicas together.
+          epochs: passes over the training split; what does not fill a batch is left over.
+          eval_data: test views, or None for tasks without a test.
+          eval_batch: examples in a test step; `global_batch` if None.
+          eval_every: epochs between tests; there is always one at the end.
+          initial_checkpoint: whose encoder a new run begins with; every tensor must match.
+          checkpoint_every: steps between checkpoints; there is also one after each epoch.
+          keep_checkpoints: how many of the latest stay.
+          log_every: steps between log lines.
+          seed: of initial weights, data order and augmentation.
+
+        Raises:
+          ValueError: the batch does not suit the replicas or the data; a checkpoint does not match.
+          FileNotFoundError: `initial_checkpoint` is not there.
+        """
+        self.model_dir = Path(model_dir)
+        self.strategy = strategy
+        self._train_data, self._eval_data = train_data, eval_data
+        self.global_batch, self._epochs, self._seed = global_batch, epochs, seed
+        self._eval_batch, self._eval_every = eval_batch or global_batch, eval_every
+        self._log_every = log_every
+        self.steps_per_epoch = self._checked_steps_per_epoch()
+
+        keras.utils.set_random_seed(seed)
+        with strategy.scope():
+            self.model = task()
+            schedule = learning_rate(
+                steps_per_epoch=self.steps_per_epoch, epochs=epochs, global_batch=global_batch
+            )
+            self.model.compile(optimizer(learning_rate=schedule))
+            _create_slots(self.model)
+        self._manager = self._checkpoint_manager(checkpoint_every, keep_checkpoints)
+        latest = self._manager.latest_checkpoint or tf.train.latest_checkpoint(self._folder)
+        if latest:
+            self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
+            logging.info("Resuming from %s, step %d.", latest, self.step)
+        elif initial_checkpoint:
+            used = checkpoints.initialise(self.model.encoder, initial_checkpoint)
+            logging.info("Encoder initialised from %s.", used)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return int(self.model.optimizer.iterations.numpy())
+
+    @property
+    def _folder(self) -> Path:
+        return self.model_dir / "checkpoints"
+
+    @property
+    def _is_chief(self) -> bool:
+        resolver = self.strategy.cluster_resolver
+        return resolver is None or resolver.task_type in (None, "", "chief") or not resolver.task_id
+
+    def _checked_steps_per_epoch(self) -> int:
+        replicas, examples = self.strategy.num_replicas_in_sync, self._train_data.num_examples
+        for name, batch in (("global_batch", self.global_batch), ("eval_batch", self._eval_batch)):
+            if batch % replicas or not batch:
+                nearest = max(batch // replicas, 1) * replicas
+                raise ValueError(
+                    f"{name}={batch} can't be shared evenly by {replicas} replicas; "
+                    f"take a multiple, such as {nearest}."
+                )
+        if self.global_batch > examples:
+            raise ValueError(
+                f"global_batch={self.global_batch} is more than the {examples} training examples; "
+                "take a smaller batch or more data."
+            )
+        return examples // self.global_batch
+
+    def _checkpoint_manager(self, every: int, keep: int) -> tf.train.CheckpointManager:
+        # All workers must take part in writing; the others' copies go where nobody looks.
+        folder = self._folder if self._is_chief else tempfile.mkdtemp(prefix="cvrl_tf_worker_")
+        checkpoint = tf.train.Checkpoint(
+            **self.model.checkpoint_roots, optimizer=self.model.optimizer
+        )
+        return tf.train.CheckpointManager(
+            checkpoint,
+            str(folder),
+            max_to_keep=keep,
+            checkpoint_name="ckpt",
+            step_counter=self.model.optimizer.iterations,
+            checkpoint_interval=every,
+        )
+
+    def fit(self) -> None:
+        """Trains to the end, from wherever the run stands. Ctrl-C saves, and the run can go on."""
+        if self._is_chief:
+            self._write_facts()
+        callbacks = [_Checkpoints(self._manager)]
+        if self._is_chief:
+            callbacks.append(_MetricsLog(self.model_dir, self._log_every))
+        done = self.step // self.steps_per_epoch
+        left_of_epoch = -self.step % self.steps_per_epoch
+        if done >= self._epochs:
+            logging.info("All %d epochs are done already.", self._epochs)
+            return
+        try:
+            if left_of_epoch:
+                self._fit(done, done + 1, left_of_epoch, callbacks)
+                done += 1
+            self._fit(done, self._epochs, self.steps_per_epoch, callbacks)
+        except KeyboardInterrupt:
+            saved = self._manager.save(check_interval=False)
+            sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
+
+    def _fit(self, first: int, last: int, steps: int, callbacks: list) -> None:
+        """Epochs [first, last) of `steps` steps each."""
+        if first == last:
+            return
+        first_step = self.step
+
+        def train(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return self._train_data.stream(self.global_batch, self._seed, first_step, context)
+
+        validation: dict[str, Any] = {}
+        if self._eval_data is not None:
+            data, batch = self._eval_data, self._eval_batch
+            validation["validation_steps"] = -(-data.num_examples // batch)
+            validation["validation_freq"] = [
+                epoch
+                for epoch in range(1, self._epochs + 1)
+                if epoch % self._eval_every == 0 or epoch == self._epochs
+            ]
+            validation["validation_data"] = self.strategy.distribute_datasets_from_function(
+                lambda context: data.once(batch, context).repeat()
+            )
+        self.model.fit(
+            self.strategy.distribute_datasets_from_function(train),
+            initial_epoch=first,
+            epochs=last,
+            steps_per_epoch=steps,
+            callbacks=callbacks,
+            verbose=1 if self._is_chief else 0,
+            **validation,
+        )
+
+    def _write_facts(self) -> None:
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        frames = self._element_shape()
+        checkpoints.save_encoder_config(self.model.encoder, frames, self.model_dir)
+        facts = {
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "seed": self._seed,
+            "strategy": type(self.strategy).__name__,
+            "replicas": self.strategy.num_replicas_in_sync,
+            "global_batch": self.global_batch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "epochs": self._epochs,
+            "training_examples": self._train_data.num_examples,
+        }
+        (self.model_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    def _element_shape(self) -> tuple[int, ...]:
+        """(T, H, W, 3) of the training clips."""
+        context = tf.distribute.InputContext(num_replicas_in_sync=1)
+        spec = self._train_data.stream(self.global_batch, 0, 0, context).element_spec
+        return tuple(spec["frames"].shape[2:])
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _create_slots(model: keras.Model) -> None:
+    """Creates the optimiser's variables, so that restoring can assert that all of them matched."""
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        optimizer._create_all_weights(model.trainable_variables)
+    else:
+        optimizer.build(model.trainable_variables)
+
+
+class _Checkpoints(keras.callbacks.Callback):
+    """Saves every so many steps (the manager's interval) and after each epoch."""
+
+    def __init__(self, manager: tf.train.CheckpointManager) -> None:
+        super().__init__()
+        self._manager = manager
+        self._supports_tf_logs = True  # no need to fetch the metrics in every step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._manager.save()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._manager.save(check_interval=False)
+
+
+class _MetricsLog(keras.callbacks.Callback):
+    """Metrics as JSON lines and for TensorBoard, by optimiser step."""
+
+    def __init__(self, model_dir: Path, every: int) -> None:
+        super().__init__()
+        self._path = model_dir / "metrics.jsonl"
+        self._writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
+        self._every = every
+        self._supports_tf_logs = True
+        self._since: tuple[int, float] | None = None
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        step = int(self.model.optimizer.iterations.numpy())
+        if step % self._every == 0:
+            now = time.monotonic()
+            values = {f"train/{name}": value for name, value in (logs or {}).items()}
+            if self._since:
+                values["steps_per_second"] = (step - self._since[0]) / (now - self._since[1])
+            self._since = step, now
+            self._write(step, values)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        values = {
+            name.replace("val_", "test/") if name.startswith("val_") else f"epoch/{name}": value
+            for name, value in (logs or {}).items()
+        }
+        self._since = None  # saving and testing don't count
+        self._write(int(self.model.optimizer.iterations.numpy()), {"epoch": epoch + 1, **values})
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        rate = self.model.optimizer.learning_rate
+        values["learning_rate"] = rate(step) if callable(rate) else rate
+        numbers = {name: float(value) for name, value in values.items()}
+        with self._path.open("a") as lines:
+            lines.write(json.dumps({"step": step, **numbers}) + "\n")
+        with self._writer.as_default(step):
+            for name, number in numbers.items():
+                tf.summary.scalar(name, number)
+        self._writer.flush()

@@ -1,0 +1,101 @@
+"""Classification on an encoder: linear evaluation (section 4.1), fine-tuning, supervised training."""
+
+import tensorflow as tf
+import tf_keras as keras
+
+from cvrl_tf import distribution
+from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.losses.weight_decay import l2_of_kernels
+
+
+class Classifier(keras.Model):
+    """A linear layer on an encoder that is frozen (the probe) or trained with it."""
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_classes: int,
+        freeze_encoder: bool,
+        augment: ViewChains,
+        normalize_features: bool = False,
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Args:
+        encoder: frames [N, T, H, W, 3] to features [N, D].
+        num_classes: from `data.pipeline.num_classes`.
+        freeze_encoder: neither weights nor batch normalisation statistics of the encoder change.
+        augment: uint8 views [B, V, T, H, W, 3] to float32 frames; not used in testing.
+        normalize_features: to unit length before the linear layer, as the authors' probe does.
+        dropout: rate, before the linear layer.
+        weight_decay: factor of the L2 loss on the kernels that are trained.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = keras.layers.Dense(num_classes)
+        self.augment = augment
+        self._freeze_encoder = freeze_encoder
+        self._normalize_features = normalize_features
+        self._dropout = keras.layers.Dropout(dropout)
+        self._weight_decay = weight_decay
+        self._means = {
+            name: keras.metrics.Mean(name=name) for name in ("loss", "top1", "top5", "weight_decay")
+        }
+        encoder.trainable = not freeze_encoder
+        encoder.build((None, None, None, None, 3))
+        self.classifier.build((None, encoder.feature_dim))
+        self.built = True
+
+    @property
+    def checkpoint_roots(self) -> dict[str, keras.layers.Layer]:
+        """What a checkpoint keeps apart, by name."""
+        return {"encoder": self.encoder, "classifier": self.classifier}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._means.values())
+
+    def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Logits, float32 [N, num_classes], of frames, float [N, T, H, W, 3] in [0, 1]."""
+        features = self.encoder(frames, training=training and not self._freeze_encoder)
+        if self._normalize_features:
+            features = tf.math.l2_normalize(features, axis=1)
+        features = self._dropout(features, training=training)
+        return tf.cast(self.classifier(features), tf.float32)
+
+    def compute_losses(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """This replica's part of the loss, and its metrics; see `ContrastiveLearner`."""
+        logits = self(self.augment(batch["frames"], batch["seeds"]), training=True)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
+        decay = self._weight_decay * l2_of_kernels(self.trainable_variables)
+        loss = tf.reduce_mean(losses)
+        metrics = {"loss": loss, "weight_decay": decay, **_in_top(batch["label"], logits)}
+        return (loss + decay) / distribution.num_replicas(), metrics
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            objective, metrics = self.compute_losses(batch)
+        self.optimizer.minimize(objective, self.trainable_variables, tape=tape)
+        for name, value in metrics.items():
+            self._means[name].update_state(value)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Multi-view testing: the mean of the softmaxes of a video's V views (section 4.1)."""
+        num_views = batch["frames"].shape[1]
+        frames = ViewChains([Chain()])(batch["frames"], batch["seeds"])
+        softmax = tf.nn.softmax(self(frames, training=False))
+        mean = tf.reduce_mean(tf.reshape(softmax, [-1, num_views, softmax.shape[-1]]), axis=1)
+        losses = keras.losses.sparse_categorical_crossentropy(batch["label"], mean)
+        for name, value in {"loss": losses, **_in_top(batch["label"], mean)}.items():
+            self._means[name].update_state(value, sample_weight=batch["weight"])
+        return {name: self._means[name].result() for name in ("loss", "top1", "top5")}
+
+
+def _in_top(labels: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Whether the label is among the best 1 and 5 of scores [N, classes], float32 [N] each."""
+    tops = {"top1": 1, "top5": 5}
+    return {
+        name: tf.cast(tf.math.in_top_k(labels, scores, min(k, scores.shape[-1])), tf.float32)
+        for name, k in tops.items()
+    }

@@ -1,0 +1,26 @@
+"""Trains what a gin file says: `python -m cvrl_tf.train --gin_file=... --model_dir=...`."""
+
+from pathlib import Path
+
+import gin
+from absl import app, flags
+
+from cvrl_tf import commands, runner
+
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir", None, "Folder of the run; a run that was stopped goes on from there.", required=True
+)
+
+
+def main(argv: list[str]) -> None:
+    commands.refuse_extra(argv)
+    with commands.configured():
+        run = gin.get_configurable(runner.Run)(model_dir=_MODEL_DIR.value)
+    folder = Path(_MODEL_DIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.gin").write_text(gin.operative_config_str())
+    run.fit()
+
+
+if __name__ == "__main__":
+    app.run(main)
