@@ -110,21 +110,19 @@ def save_encoder_config(encoder: keras.Model, input_shape: tuple, folder: str | 
     (Path(folder) / ENCODER_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def load_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
-    """Rebuilds the encoder of a run and loads its weights.
+def build_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Rebuilds the encoder of a run, randomly initialised.
 
     Args:
       path: see `resolve`.
 
     Returns:
-      The encoder, and what stands in `encoder.json`.
+      The built encoder, and what stands in `encoder.json`.
 
     Raises:
       FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
-      ValueError: they do not belong together.
     """
-    prefix = resolve(path)
-    config = Path(prefix).parent.parent / ENCODER_FILE
+    config = Path(resolve(path)).parent.parent / ENCODER_FILE
     if not config.is_file():
         raise FileNotFoundError(
             f"No {ENCODER_FILE} in {str(config.parent)!r}, which a run writes beside its "
@@ -133,5 +131,15 @@ def load_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
     content = json.loads(config.read_text())
     encoder = keras.saving.deserialize_keras_object(content["encoder"])
     encoder.build((None, None, None, None, 3))
-    initialise(encoder, prefix)
+    return encoder, content
+
+
+def load_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
+    """As `build_encoder`, with the weights of the checkpoint.
+
+    Raises:
+      ValueError: the weights do not fit the architecture.
+    """
+    encoder, content = build_encoder(path)
+    initialise(encoder, path)
     return encoder, content

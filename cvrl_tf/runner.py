@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 import tf_keras as keras
-from absl import logging
 
 from cvrl_tf import checkpoints
 
@@ -88,7 +87,7 @@ class Run:
         self._train_data, self._eval_data = train_data, eval_data
         self.global_batch, self._epochs, self._seed = global_batch, epochs, seed
         self._eval_batch, self._eval_every = eval_batch or global_batch, eval_every
-        self._log_every = log_every
+        self._checkpoint_every, self._log_every = checkpoint_every, log_every
         self.steps_per_epoch = self._checked_steps_per_epoch()
 
         keras.utils.set_random_seed(seed)
@@ -99,14 +98,14 @@ class Run:
             )
             self.model.compile(optimizer(learning_rate=schedule))
             _create_slots(self.model)
-        self._manager = self._checkpoint_manager(checkpoint_every, keep_checkpoints)
+        self._manager = self._checkpoint_manager(keep_checkpoints)
         latest = self._manager.latest_checkpoint or tf.train.latest_checkpoint(self._folder)
         if latest:
             self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
-            logging.info("Resuming from %s, step %d.", latest, self.step)
+            print(f"Resuming from {latest}.")
         elif initial_checkpoint:
             used = checkpoints.initialise(self.model.encoder, initial_checkpoint)
-            logging.info("Encoder initialised from %s.", used)
+            print(f"Encoder initialised from {used}.")
 
     @property
     def step(self) -> int:
@@ -138,7 +137,7 @@ class Run:
             )
         return examples // self.global_batch
 
-    def _checkpoint_manager(self, every: int, keep: int) -> tf.train.CheckpointManager:
+    def _checkpoint_manager(self, keep: int) -> tf.train.CheckpointManager:
         # All workers must take part in writing; the others' copies go where nobody looks.
         folder = self._folder if self._is_chief else tempfile.mkdtemp(prefix="cvrl_tf_worker_")
         checkpoint = tf.train.Checkpoint(
@@ -149,21 +148,19 @@ class Run:
             str(folder),
             max_to_keep=keep,
             checkpoint_name="ckpt",
-            step_counter=self.model.optimizer.iterations,
-            checkpoint_interval=every,
         )
 
     def fit(self) -> None:
         """Trains to the end, from wherever the run stands. Ctrl-C saves, and the run can go on."""
         if self._is_chief:
             self._write_facts()
-        callbacks = [_Checkpoints(self._manager)]
+        callbacks = [_Checkpoints(self._manager, self._checkpoint_every)]
         if self._is_chief:
             callbacks.append(_MetricsLog(self.model_dir, self._log_every))
         done = self.step // self.steps_per_epoch
         left_of_epoch = -self.step % self.steps_per_epoch
         if done >= self._epochs:
-            logging.info("All %d epochs are done already.", self._epochs)
+            print(f"All {self._epochs} epochs are done already.")
             return
         try:
             if left_of_epoch:
@@ -171,7 +168,7 @@ class Run:
                 done += 1
             self._fit(done, self._epochs, self.steps_per_epoch, callbacks)
         except KeyboardInterrupt:
-            saved = self._manager.save(check_interval=False)
+            saved = self._manager.save(self.step)
             sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
 
     def _fit(self, first: int, last: int, steps: int, callbacks: list) -> None:
@@ -245,18 +242,20 @@ def _create_slots(model: keras.Model) -> None:
 
 
 class _Checkpoints(keras.callbacks.Callback):
-    """Saves every so many steps (the manager's interval) and after each epoch."""
+    """Saves every so many steps and after each epoch."""
 
-    def __init__(self, manager: tf.train.CheckpointManager) -> None:
+    def __init__(self, manager: tf.train.CheckpointManager, every: int) -> None:
         super().__init__()
-        self._manager = manager
+        self._manager, self._every = manager, every
         self._supports_tf_logs = True  # no need to fetch the metrics in every step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._manager.save()
+        step = int(self.model.optimizer.iterations.numpy())
+        if step % self._every == 0:
+            self._manager.save(step)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._manager.save(check_interval=False)
+        self._manager.save(int(self.model.optimizer.iterations.numpy()))
 
 
 class _MetricsLog(keras.callbacks.Callback):
@@ -290,7 +289,8 @@ class _MetricsLog(keras.callbacks.Callback):
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         rate = self.model.optimizer.learning_rate
-        values["learning_rate"] = rate(step) if callable(rate) else rate
+        # Of the step just done. Keras's older optimisers hand out the schedule itself.
+        values["learning_rate"] = rate(step - 1) if callable(rate) else rate
         numbers = {name: float(value) for name, value in values.items()}
         with self._path.open("a") as lines:
             lines.write(json.dumps({"step": step, **numbers}) + "\n")

@@ -7,14 +7,16 @@ from absl import app, flags
 
 from cvrl_tf import commands, runner
 
+commands.define_gin_flags()
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of the run; a run that was stopped goes on from there.", required=True
 )
 
 
 def main(argv: list[str]) -> None:
-    commands.refuse_extra(argv)
-    with commands.configured():
+    commands.start(argv)
+    with commands.explained():
+        commands.parse_gin()
         run = gin.get_configurable(runner.Run)(model_dir=_MODEL_DIR.value)
     folder = Path(_MODEL_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class Chain:
           float32 [N, T, H, W, 3] in [0, 1].
         """
         if not self._augmentations:
-            return to_unit_range(frames)
+            return _unit_range(frames)
         shape = tf.shape(frames)
         if self._per_frame:
             times = tf.range(shape[1])
@@ -62,7 +62,7 @@ class Chain:
     def _by_clip(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         def one(clip_and_seed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             clip, seed = clip_and_seed
-            clip = to_unit_range(clip)
+            clip = _unit_range(clip)
             for number, augmentation in enumerate(self._augmentations):
                 params = augmentation.sample(_fold_in(seed, number))
                 clip = augmentation.apply(clip, params)
@@ -108,10 +108,10 @@ class ViewChains:
         return tf.reshape(stacked, tf.concat([[-1], tf.shape(stacked)[2:]], axis=0))
 
 
-def to_unit_range(frames: tf.Tensor) -> tf.Tensor:
-    """uint8 to float32 in [0, 1]; there is no mean or variance normalisation (authors' code)."""
-    return tf.cast(frames, tf.float32) / 255.0
-
-
 def _fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def _unit_range(frames: tf.Tensor) -> tf.Tensor:
+    """uint8 to float32 in [0, 1]; there is no mean or variance normalisation (authors' code)."""
+    return tf.image.convert_image_dtype(frames, tf.float32)

@@ -34,9 +34,13 @@ def in_order(paths: list[str]) -> tf.data.Dataset:
 def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
     """Serialized records of one epoch, in an order that is a function of (seed, epoch) alone.
 
+    Shards are read in a random order, several at a time, and what is read is shuffled in blocks
+    (`Dataset.shuffle` would need a seed known when the graph is built, so one order for all epochs).
+
     Args:
       paths: the shards.
-      buffer: records held to draw from. As many as there are examples gives a uniform shuffle.
+      buffer: records in a block; two blocks are held. As many as there are examples gives a uniform
+        shuffle.
       seed: of the run.
       epoch: int64 [].
     """
@@ -48,8 +52,12 @@ def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.d
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    draw = tf.random.stateless_uniform([], key, minval=None, maxval=None, dtype=tf.int64)
-    return records.shuffle(buffer, seed=draw, reshuffle_each_iteration=False)
+
+    def shuffle(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+        block_key = tf.random.experimental.stateless_fold_in(key, number)
+        return tf.random.experimental.stateless_shuffle(block, seed=block_key)
+
+    return records.batch(buffer).enumerate().map(shuffle).prefetch(1).unbatch()
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,0 +1,74 @@
+"""Records that the tests make: ramp videos, whose grey value tells the frame index."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
+import numpy as np
+import pytest
+import tensorflow as tf
+from cvrl_tf.data import schema
+
+ROOT = Path(__file__).parents[1]
+
+
+def ramp_video(length: int, height: int, width: int) -> np.ndarray:
+    """uint8 [length, height, width, 3]; frame i has the grey value 4 * i."""
+    values = (4 * np.arange(length)).astype(np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (length, height, width, 3)).copy()
+
+
+def noise_video(length: int, height: int, width: int, seed: int) -> np.ndarray:
+    """uint8 [length, height, width, 3]; smooth coloured noise, another in every frame."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (length, height // 8, width // 8, 3))
+    return tf.cast(tf.image.resize(coarse, [height, width]), tf.uint8).numpy()
+
+
+def write_records(folder: Path, videos: list[np.ndarray], split: str = "train") -> Path:
+    """Writes videos, in two shards, with labels 0, 1, 0, 1, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: dict[str, int] = {}
+    for shard in range(2):
+        name = f"{split}-{shard:05d}-of-00002"
+        members = list(range(shard, len(videos), 2))
+        shards[name] = len(members)
+        with tf.io.TFRecordWriter(str(folder / name)) as writer:
+            for number in members:
+                example = tf.train.SequenceExample()
+                features = example.context.feature
+                features[schema.LABEL_INDEX].int64_list.value.append(number % 2)
+                features[schema.VIDEO_ID].bytes_list.value.append(f"video_{number}".encode())
+                frames = example.feature_lists.feature_list[schema.FRAMES].feature
+                for frame in videos[number]:
+                    jpeg = tf.io.encode_jpeg(frame, quality=95).numpy()
+                    frames.add().bytes_list.value.append(jpeg)
+                writer.write(example.SerializeToString())
+    info = schema.DatasetInfo(["even", "odd"], min(videos[0].shape[1:3]), {})
+    if (folder / schema.INFO_FILE).exists():
+        info = schema.DatasetInfo.load(folder)
+    info.splits[split] = schema.SplitInfo(shards, sum(map(len, videos)), {}, {}, {})
+    info.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def noise_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """17 training and 5 test videos of 24 frames of 48x64."""
+    folder = tmp_path_factory.mktemp("noise")
+    write_records(folder, [noise_video(24, 48, 64, i) for i in range(17)])
+    return write_records(folder, [noise_video(24, 48, 64, 100 + i) for i in range(5)], "test")
+
+
+@pytest.fixture
+def child_environment() -> dict[str, str]:
+    """For the processes that tests start: they find the package, and TensorFlow says little."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@pytest.fixture
+def one_worker() -> Callable[[int], tf.distribute.InputContext]:
+    """Input context of a single worker with so many replicas."""
+    return lambda replicas: tf.distribute.InputContext(num_replicas_in_sync=replicas)
