@@ -13,11 +13,11 @@ import random
 import re
 import signal
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -29,7 +29,8 @@ from cvrl_tf.data import schema
 
 # What FFmpeg knows under these names; other files in an input folder are no videos.
 VIDEO_ENDINGS = frozenset(
-    ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
+    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"]
+    + [".webm", ".wmv"]
 )
 
 _VIDEOS_PER_SHARD = 32  # 10 s each at 256 pixels make 150 MB, the size TensorFlow's guide advises
@@ -306,7 +307,9 @@ def prepare(
     shards = {
         f"{split}-{i:05d}-of-{num_shards:05d}": videos[i::num_shards] for i in range(num_shards)
     }
-    outcomes = _write_shards(shards, task, workers or len(os.sched_getaffinity(0)))
+    # Workers import TensorFlow, which would tell each terminal about its instruction sets.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    outcomes = _Crew(shards, task).run(workers or len(os.sched_getaffinity(0)))
     written = _summarise(outcomes)
     if not written.num_examples:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(written.skipped.items())[:5])
@@ -379,30 +382,130 @@ def _summarise(outcomes: dict[str, list[_Outcome]]) -> schema.SplitInfo:
     )
 
 
-def _write_shards(
-    shards: dict[str, list[Video]], task: _Task, workers: int
-) -> dict[str, list[_Outcome]]:
-    """Has workers write the shards; returns what became of every video.
+class _Crew:
+    """The workers, seen from the process that hands out the shards.
 
-    A worker asks for a shard by sending None, sends an outcome a video, and then asks again. One
-    that dies closes its pipe. The video it was at is then left out and its shard begun anew.
+    A worker asks for a shard by sending None, sends an outcome a video, and asks again. When one
+    dies its pipe ends: the video it was at is given up, and another worker begins the shard anew.
     """
-    todo = collections.deque(shards)
-    outcomes: dict[str, list[_Outcome]] = {name: [] for name in shards}
-    fatal: dict[str, list[_Outcome]] = {name: [] for name in shards}
-    processes: dict[Connection, BaseProcess] = {}
-    at_work: dict[Connection, str] = {}
-    progress = _Progress(sum(len(videos) for videos in shards.values()))
+
+    def __init__(self, shards: dict[str, list[Video]], task: _Task) -> None:
+        self._shards = shards
+        self._task = task
+        self._todo = collections.deque(shards)
+        self._outcomes: dict[str, list[_Outcome]] = {name: [] for name in shards}
+        self._killers: dict[str, list[_Outcome]] = {name: [] for name in shards}
+        self._processes: dict[Connection, BaseProcess] = {}
+        self._at_work: dict[Connection, str] = {}
+        self._frames = 0
+        self._bar = tqdm(total=sum(len(videos) for videos in shards.values()), unit=" videos")
+
+    def run(self, workers: int) -> dict[str, list[_Outcome]]:
+        """What became of the videos, by shard."""
+        try:
+            for _ in range(min(workers, len(self._shards))):
+                self._hire()
+            while self._processes:
+                for connection in wait(list(self._processes)):
+                    self._hear(cast(Connection, connection))
+        finally:
+            for process in self._processes.values():
+                process.terminate()
+                process.join()
+            for name in self._shards:
+                _aside(self._task.output, name).unlink(missing_ok=True)
+            self._bar.close()
+        return {name: self._outcomes[name] + self._killers[name] for name in self._shards}
+
+    def _hire(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(there, self._task), daemon=True)
+        # Blocked signals are inherited: Ctrl-C reaches this process alone, which ends the others.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+            self._processes[here] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        there.close()  # or the pipe would not end with the worker
+
+    def _hear(self, connection: Connection) -> None:
+        try:
+            message = connection.recv()
+            if isinstance(message, _Outcome):
+                self._outcomes[self._at_work[connection]].append(message)
+                self._show(message)
+            elif message is not None:
+                raise RuntimeError(message)
+            elif self._todo:
+                name = self._at_work[connection] = self._todo.popleft()
+                connection.send((name, self._shards[name]))
+            else:
+                connection.close()
+                self._processes.pop(connection).join()
+        except (EOFError, ConnectionError):
+            self._replace(connection)
+
+    def _replace(self, connection: Connection) -> None:
+        process, name = self._processes.pop(connection), self._at_work.pop(connection, None)
+        process.join()
+        if name is None or len(self._outcomes[name]) == len(self._shards[name]):
+            raise RuntimeError(f"A worker died outside any video, exit code {process.exitcode}.")
+        killer = self._shards[name].pop(len(self._outcomes[name]))
+        reason = f"the process that read it for {name} died, exit code {process.exitcode}"
+        self._killers[name].append(_Outcome(killer, reason=reason))
+        self._bar.update(1 - len(self._outcomes[name]))
+        self._outcomes[name].clear()
+        self._todo.appendleft(name)
+        self._hire()
+
+    def _show(self, outcome: _Outcome) -> None:
+        self._frames += outcome.num_frames
+        rate = self._frames / max(self._bar.format_dict["elapsed"], 1e-3)
+        self._bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
+        self._bar.update()
+
+
+def _work(connection: Connection, task: _Task) -> None:
+    """The life of a worker."""
+    cv2.setNumThreads(1)
+    # What is wrong with a video is said once, by name.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
-        while todo or processes:
-            while todo and len(processes) < min(workers, len(todo) + len(at_work)):
-                connection, process = _start_worker(task)
-                processes[connection] = process
-            for connection in wait(list(processes)):
-                assert isinstance(connection, Connection)
-                try:
-                    message = connection.recv()
-                except EOFError:
-                    process, name = processes.pop(connection), at_work.pop(connection, None)
-                    process.join()
-                    if name is None and not todo
+        while True:
+            connection.send(None)
+            name, videos = connection.recv()
+            _write_shard(name, videos, task, connection.send)
+    except (EOFError, ConnectionError):
+        return  # no more shards, or nobody left who wants them
+    except Exception as error:
+        connection.send(f"A shard could not be written to {str(task.output)!r}: {error!r}")
+
+
+def _write_shard(
+    name: str, videos: list[Video], task: _Task, report: Callable[[_Outcome], None]
+) -> None:
+    aside = _aside(task.output, name)
+    num_written = 0
+    with tf.io.TFRecordWriter(str(aside)) as writer:
+        for video in videos:
+            try:
+                encoded = encode_video(video.path, task.short_side, task.jpeg_quality)
+            except Exception as error:  # whatever it is, the other videos are none the worse
+                reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
+                report(_Outcome(video, reason=reason))
+                continue
+            label_index = None if video.label is None else task.labels.index(video.label)
+            example = to_example(video, task.video_ids[video.name], label_index, encoded)
+            writer.write(example.SerializeToString(deterministic=True))
+            num_written += 1
+            report(_Outcome(video, len(encoded.jpegs), encoded.frame_rate))
+    if num_written:
+        aside.rename(task.output / name)
+
+
+def _aside(output: Path, shard: str) -> Path:
+    """Where a shard is written; its name is its own only when it is whole."""
+    return output / f".{shard}.tmp"

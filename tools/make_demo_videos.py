@@ -1,0 +1,182 @@
+"""Makes small synthetic videos of 12 classes, which can't be told apart by their colours.
+
+    python tools/make_demo_videos.py --output=runs/demo/videos
+
+A bright shape (circle, square, triangle, cross) moves (horizontally, vertically, or pulses) over a
+dark textured background. The class is the shape and the motion; colour, size, tilt, period, phase,
+place, noise and background are drawn without regard to it. The background fades between three
+colours within a video, so that two clips of it don't share one. A video is a function of (seed,
+split, class, number) alone, so that fewer videos are a subset of more.
+"""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the videos.", required=True)
+_TRAIN_VIDEOS = flags.DEFINE_integer("train_videos", 1200, "Training videos.", lower_bound=12)
+_TEST_VIDEOS = flags.DEFINE_integer("test_videos", 396, "Test videos.", lower_bound=12)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the videos.", lower_bound=0)
+
+SHAPES = ("circle", "square", "triangle", "cross")
+MOTIONS = ("horizontal", "vertical", "pulsing")
+CLASSES = tuple(itertools.product(SHAPES, MOTIONS))
+SPLITS = ("train", "test")
+NUM_FRAMES, SIZE, FRAME_RATE = 32, 64, 30.0
+
+_MARKER = "demo_videos.json"
+_TRIANGLE_INRADIUS = (np.pi / 27**0.5) ** 0.5  # of the equilateral triangle of area pi
+_TRIANGLE_REACH = 2 * _TRIANGLE_INRADIUS  # its corners; no other shape of area pi goes as far
+_CROSS_WIDTH = 0.45  # half the width of the arms, in radii
+_CROSS_LENGTH = (np.pi / _CROSS_WIDTH / 4 + _CROSS_WIDTH) / 2  # half the length, for area pi
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One video to be made."""
+
+    path: Path
+    seed: int
+    split: int
+    class_index: int
+    number: int
+
+
+def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance to the edge of a shape of area pi around the origin, negative inside.
+
+    Args:
+      shape: one of `SHAPES`.
+      x: float, of any shape, to the right.
+      y: float, of the same shape, downwards.
+    """
+    if shape == "circle":
+        return np.hypot(x, y) - 1
+    if shape == "square":
+        return np.maximum(abs(x), abs(y)) - np.pi**0.5 / 2
+    if shape == "triangle":
+        return np.maximum(abs(x) * 0.75**0.5 - y / 2, y) - _TRIANGLE_INRADIUS
+    if shape == "cross":
+        short, long = np.minimum(abs(x), abs(y)), np.maximum(abs(x), abs(y))
+        return np.maximum(short - _CROSS_WIDTH, long - _CROSS_LENGTH)
+    raise ValueError(f"No shape {shape!r}; there are {SHAPES}.")
+
+
+def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
+    """Draws a video: uint8 [32, 64, 64, 3], RGB.
+
+    Everything is drawn from `rng` before shape and motion are looked at.
+    """
+    radius, tilt = rng.uniform(7, 10), np.deg2rad(rng.uniform(-15, 15))
+    swing, period, phase = rng.uniform(8, 13), rng.uniform(10, 20), rng.uniform(0, 2 * np.pi)
+    margin = radius * _TRIANGLE_REACH + swing
+    centre = rng.uniform(margin, SIZE - margin, size=2)
+    colour = _colour(rng, saturation=rng.uniform(0.3, 1), value=rng.uniform(200, 255))
+    background = _background(rng)
+    noise = rng.normal(scale=rng.uniform(2, 6), size=background.shape)
+
+    wave = np.sin(2 * np.pi * np.arange(NUM_FRAMES) / period + phase)[:, None, None]
+    scale = np.full_like(wave, radius)
+    x, y = (np.arange(SIZE) + 0.5 - centre[:, None])[:, None, :]
+    x, y = np.broadcast_arrays(x[:, None, :], y[:, :, None])
+    if motion == "horizontal":
+        x = x - swing * wave
+    elif motion == "vertical":
+        y = y - swing * wave
+    else:
+        depth = swing / 26  # 0.3 to 0.5; the mean area is that of the shapes that move
+        scale = radius * (1 + depth * wave) / (1 + depth**2 / 2) ** 0.5
+    along, across = x * np.cos(tilt) + y * np.sin(tilt), y * np.cos(tilt) - x * np.sin(tilt)
+    distance = scale * signed_distance(shape, along / scale, across / scale)
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]  # of each pixel, so that edges are smooth
+    return np.clip(cover * colour + (1 - cover) * background + noise, 0, 255).astype(np.uint8)
+
+
+def _colour(rng: np.random.Generator, saturation: float, value: float) -> np.ndarray:
+    """float [3], RGB of a random hue, 0 to 255."""
+    hsv = np.array([[[rng.uniform(0, 360), saturation, value]]], np.float32)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float)
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """float [32, 64, 64, 3]: a fixed texture under a light that fades between three colours."""
+    colours = np.stack([_colour(rng, rng.uniform(0.3, 1), rng.uniform(30, 100)) for _ in range(3)])
+    time = np.linspace(0, 2, NUM_FRAMES)
+    fade = np.stack([np.interp(time, [0, 1, 2], channel) for channel in colours.T], axis=-1)
+    coarse = rng.uniform(0.4, 1, size=(8, 8)).astype(np.float32)
+    texture = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    return texture[:, :, None] * fade[:, None, None, :]
+
+
+def make_video(job: Job) -> None:
+    """Renders a video and writes it as an mp4 file.
+
+    Raises:
+      OSError: the file can't be written.
+    """
+    shape, motion = CLASSES[job.class_index]
+    rng = np.random.default_rng([job.seed, job.split, job.class_index, job.number])
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(job.path), cv2.CAP_FFMPEG, code, FRAME_RATE, (SIZE, SIZE))
+    if not writer.isOpened():
+        raise OSError(f"Can't write {str(job.path)!r} as an mp4 file.")
+    for frame in render(shape, motion, rng):
+        writer.write(frame[:, :, ::-1])
+    writer.release()
+
+
+def jobs(output: Path, seed: int, **num_videos: int) -> list[Job]:
+    """The videos to be made; `num_videos` by split, dealt out to the classes in turn."""
+    return [
+        Job(
+            path=output
+            / split
+            / "_".join(CLASSES[i % len(CLASSES)])
+            / f"{i // len(CLASSES):04d}.mp4",
+            seed=seed,
+            split=SPLITS.index(split),
+            class_index=i % len(CLASSES),
+            number=i // len(CLASSES),
+        )
+        for split, number in num_videos.items()
+        for i in range(number)
+    ]
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected {argv[1:]}.")
+    output = Path(_OUTPUT.value)
+    numbers = {"train": _TRAIN_VIDEOS.value, "test": _TEST_VIDEOS.value}
+    wanted = {"seed": _SEED.value, **numbers}
+    marker = output / _MARKER
+    found = json.loads(marker.read_text()) if marker.is_file() else {}
+    if found == {**wanted, "complete": True}:
+        print(f"{output} holds these videos already.")
+        return
+    if found and found != {**wanted, "complete": False}:
+        sys.exit(f"Error: {output} holds other videos, {found}: delete it or choose another.")
+    output.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps({**wanted, "complete": False}))
+    todo = jobs(output, _SEED.value, **numbers)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(len(os.sched_getaffinity(0)), cv2.setNumThreads, (1,)) as pool:
+        made = pool.imap_unordered(make_video, todo, chunksize=8)
+        for _ in tqdm(made, total=len(todo), unit=" videos"):
+            pass
+    marker.write_text(json.dumps({**wanted, "complete": True}))
+    print(f"Made {numbers['train']:,} training and {numbers['test']:,} test videos in {output}.")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,88 @@
+"""Turns videos into records: shards of SequenceExamples and their `dataset_info.json`.
+
+    python tools/make_tfrecords.py --input=videos/train --output=records
+    python tools/make_tfrecords.py --input=videos/test --output=records --split=test
+    python tools/make_tfrecords.py --input=list.txt --root=videos --output=records
+
+The input is a folder of folders, one a class; or a folder of unlabelled videos; or a text file of
+`path label` lines, where the label is what follows the last white space. The first split written to
+a folder settles its labels and its --short_side.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+from cvrl_tf.data import preparation, schema
+
+_INPUT = flags.DEFINE_string("input", None, "Folder of videos, or text file.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the records.", required=True)
+_ROOT = flags.DEFINE_string(
+    "root", None, "Where the paths in a text file start from; by default where that file is."
+)
+_SPLIT = flags.DEFINE_string("split", "train", "Name of the split to write.")
+_SHORT_SIDE = flags.DEFINE_integer(
+    "short_side", 256, "Short side of the stored frames, pixels.", lower_bound=1
+)
+_NUM_SHARDS = flags.DEFINE_integer(
+    "num_shards", None, "By default one for every 32 videos, at most 1,024.", lower_bound=1
+)
+_JPEG_QUALITY = flags.DEFINE_integer(
+    "jpeg_quality", 95, "Of the stored frames.", lower_bound=1, upper_bound=100
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes; by default one for every core.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the shuffle of the videos over the shards.")
+
+_SKIPPED_SHOWN = 20
+
+
+def _summary(split: schema.SplitInfo, seconds: float) -> str:
+    lines = [
+        f"Wrote {split.num_examples:,} videos, {split.num_frames:,} frames, of "
+        f"{len(split.class_counts)} classes as {len(split.shards)} shards "
+        f"{_SPLIT.value}-*-of-* in {_OUTPUT.value} ({seconds:.0f} s, "
+        f"{split.num_frames / seconds:,.0f} frames/s).",
+        f"Skipped {len(split.skipped):,} videos{':' if split.skipped else '.'}",
+    ]
+    reasons = [f"  {name}: {reason}" for name, reason in split.skipped.items()]
+    lines += reasons[:_SKIPPED_SHOWN]
+    if len(reasons) > _SKIPPED_SHOWN:
+        path = Path(_OUTPUT.value) / schema.INFO_FILE
+        lines.append(f"  and {len(reasons) - _SKIPPED_SHOWN:,} more, which {path} names.")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected {argv[1:]}.")
+    start = time.monotonic()
+    try:
+        split = preparation.prepare(
+            preparation.find_videos(_INPUT.value, _ROOT.value),
+            _OUTPUT.value,
+            split=_SPLIT.value,
+            short_side=_SHORT_SIDE.value,
+            num_shards=_NUM_SHARDS.value,
+            jpeg_quality=_JPEG_QUALITY.value,
+            workers=_WORKERS.value,
+            seed=_SEED.value,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        whole = len(list(Path(_OUTPUT.value).glob(f"{_SPLIT.value}-*-of-*")))
+        print(
+            f"\nInterrupted: {whole} whole shards of split {_SPLIT.value!r} are in "
+            f"{_OUTPUT.value}, and not entered in {schema.INFO_FILE}. Delete them to begin again.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    print(_summary(split, time.monotonic() - start))
+
+
+if __name__ == "__main__":
+    app.run(main)
