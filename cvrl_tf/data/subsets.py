@@ -1,0 +1,112 @@
+"""Label fractions for semi-supervised learning (section 4.2): 1 % and 10 % of the training videos.
+
+The paper does not publish its choice. Ours: in each class the videos are ranked by a hash of their
+id and a seed, and the first ones are taken. So it is the same everywhere, balanced by class, and
+1 % is inside 10 %.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from cvrl_tf.data import records, schema
+
+
+def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
+    """The ids of a subset.
+
+    Args:
+      labels: class by video id.
+      fraction: in (0, 1], of each class; rounded up, so that each class has at least one.
+      seed: another subset for another seed.
+    """
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for video_id, label in labels.items():
+        by_class[label].append(video_id)
+
+    def rank(video_id: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{video_id}".encode()).digest()
+
+    return {
+        video_id
+        for members in by_class.values()
+        for video_id in sorted(members, key=rank)[: math.ceil(fraction * len(members))]
+    }
+
+
+def write_subset(
+    data_dir: str | Path, split: str, fraction: float, name: str, seed: int = 0
+) -> schema.SplitInfo:
+    """Copies a subset's records into a new split of the same data set.
+
+    Beside the shards stands `NAME_ids.txt`, the ids of the subset, one a line.
+
+    Args:
+      data_dir: folder of the records.
+      split: what to take the subset of.
+      fraction, seed: see `choose`.
+      name: of the new split.
+
+    Returns:
+      The new split, which `dataset_info.json` then has too.
+
+    Raises:
+      ValueError: the data is unlabelled, `fraction` is not in (0, 1], or `name` is taken.
+    """
+    info = schema.DatasetInfo.load(data_dir)
+    source = info.split(split)
+    if not info.labels:
+        raise ValueError(f"{str(data_dir)!r} is unlabelled; a subset is taken class by class.")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction={fraction} is not in (0, 1].")
+    if name in info.splits:
+        raise ValueError(f"There is a split {name!r} already; choose another name.")
+
+    dataset = records.in_order(records.shard_paths(data_dir, source))
+    total = source.num_examples
+    labels: dict[str, int] = {}
+    for context in tqdm(dataset.map(_context), total=total, desc="read ids", unit="video"):
+        labels[context["video_id"].numpy().decode()] = int(context["label"])
+    if len(labels) != total:
+        raise ValueError(f"{total} records have only {len(labels)} different ids.")
+    chosen = choose(labels, fraction, seed)
+
+    num_shards = max(1, math.ceil(len(source.shards) * fraction))
+    names = [f"{name}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
+    split_info = schema.SplitInfo(dict.fromkeys(names, 0), 0, {}, {}, {})
+    writers = [tf.io.TFRecordWriter(str(Path(data_dir) / f".{name}.tmp")) for name in names]
+    written = 0
+    for serialized in tqdm(dataset, total=total, desc="copy", unit="video"):
+        context = _context(serialized)
+        if context["video_id"].numpy().decode() not in chosen:
+            continue
+        shard = written % num_shards
+        writers[shard].write(serialized.numpy())
+        written += 1
+        split_info.shards[names[shard]] += 1
+        split_info.num_frames += int(context["num_frames"])
+        label = info.labels[int(context["label"])]
+        split_info.class_counts[label] = split_info.class_counts.get(label, 0) + 1
+        rate = f"{float(context['frame_rate']):g}"
+        split_info.frame_rates[rate] = split_info.frame_rates.get(rate, 0) + 1
+    for shard_name, writer in zip(names, writers, strict=True):
+        writer.close()
+        (Path(data_dir) / f".{shard_name}.tmp").rename(Path(data_dir) / shard_name)
+    (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
+    info.splits[name] = split_info
+    info.save(data_dir)
+    return split_info
+
+
+def _context(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    record = records.parse(serialized)
+    return {
+        "video_id": record["video_id"],
+        "label": record["label"],
+        "frame_rate": record["frame_rate"],
+        "num_frames": tf.size(record["frames"]),
+    }

@@ -1,0 +1,121 @@
+"""Batches as a function of (seed, epoch, position), whoever prepares them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write_records, ramp_video
+from cvrl_tf.data import clips, pipeline, records, schema, views
+
+Contexts = Callable[[int], tf.distribute.InputContext]
+
+
+def training(folder: Path, **kwargs: int) -> pipeline.Pipeline:
+    return pipeline.Pipeline(
+        folder, clips.IndependentPair(4, 2), views.RandomResizedCrop(16), **kwargs
+    )
+
+
+def take(data: tf.data.Dataset, count: int) -> list[dict[str, np.ndarray]]:
+    return list(data.take(count).as_numpy_iterator())
+
+
+def assert_same(ours: list[dict], theirs: list[dict]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_shapes(noise_records: Path, one_worker: Contexts) -> None:
+    (batch,) = take(training(noise_records).stream(5, 0, 0, one_worker(1)), 1)
+    assert batch["frames"].shape == (5, 2, 4, 16, 16, 3) and batch["frames"].dtype == np.uint8
+    assert batch["seeds"].shape == (5, 2, 2) and batch["seeds"].dtype == np.int32
+    assert batch["label"].shape == (5,) and set(batch["label"]) <= {0, 1}
+    np.testing.assert_array_equal(batch["weight"], np.ones(5))
+
+
+def test_stream_is_a_function_of_seed_and_step(noise_records: Path, one_worker: Contexts) -> None:
+    data = training(noise_records, shuffle_buffer=7)
+    whole = take(data.stream(5, 3, 0, one_worker(1)), 8)  # 3 steps an epoch
+    assert_same(take(data.stream(5, 3, 0, one_worker(1)), 8), whole)
+    assert_same(take(data.stream(5, 3, 4, one_worker(1)), 4), whole[4:])  # resumed mid-epoch
+    assert_same(take(data.stream(5, 3, 6, one_worker(1)), 2), whole[6:])
+    (other,) = take(data.stream(5, 4, 0, one_worker(1)), 1)
+    assert np.any(other["frames"] != whole[0]["frames"])
+    assert np.any(whole[0]["seeds"] != whole[3]["seeds"])  # another epoch, other draws
+
+
+def test_replicas_and_workers_share_the_same_global_batch(noise_records: Path) -> None:
+    data = training(noise_records)
+    whole = take(data.stream(8, 0, 0, tf.distribute.InputContext(num_replicas_in_sync=1)), 3)
+
+    def merged(contexts: list[tf.distribute.InputContext], per_worker: int) -> list[dict]:
+        """Global batches from what each worker hands to its replicas, in order."""
+        streams = [take(data.stream(8, 0, 0, context), 3 * per_worker) for context in contexts]
+        batches = []
+        for step in range(3):
+            parts = [s[step * per_worker + r] for s in streams for r in range(per_worker)]
+            batches.append({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+        return batches
+
+    two_replicas = [tf.distribute.InputContext(num_replicas_in_sync=2)]
+    assert_same(merged(two_replicas, per_worker=2), whole)
+    two_by_two = [tf.distribute.InputContext(2, worker, 4) for worker in range(2)]
+    assert_same(merged(two_by_two, per_worker=2), whole)
+
+
+def test_an_epoch_has_each_example_at_most_once_and_epochs_differ(noise_records: Path) -> None:
+    info = schema.DatasetInfo.load(noise_records).split("train")
+    paths = records.shard_paths(noise_records, info)
+
+    def ids(epoch: int) -> list[bytes]:
+        data = records.shuffled(paths, 5, 0, tf.constant(epoch, tf.int64)).map(records.parse)
+        return [record["video_id"] for record in data.as_numpy_iterator()]
+
+    assert sorted(ids(0)) == sorted(ids(1)) == sorted(f"video_{i}".encode() for i in range(17))
+    assert ids(0) != ids(1)
+    assert ids(1) == ids(1)
+
+
+def test_once_has_every_example_in_order_and_fills_up(tmp_path: Path, one_worker: Contexts) -> None:
+    videos = [np.full((6, 32, 32, 3), 10 * i, np.uint8) for i in range(7)]
+    folder = write_records(tmp_path / "grey", videos, "test")
+    data = pipeline.Pipeline(
+        folder, clips.EvenClips(2, 1, 2), views.EvenCrops(32, 32, 1), split="test"
+    )
+    batches = take(data.once(3, one_worker(1)), 100)
+    assert len(batches) == 3
+    values = np.concatenate([b["frames"].mean(axis=(1, 2, 3, 4, 5)) for b in batches])
+    in_order = [0, 2, 4, 6, 1, 3, 5]  # the first shard holds the even ones
+    np.testing.assert_allclose(values[:7], 10 * np.array(in_order), atol=1)
+    weights = np.concatenate([b["weight"] for b in batches])
+    np.testing.assert_array_equal(weights, [1] * 7 + [0] * 2)
+
+
+def test_two_views_of_a_video_come_from_it(tmp_path: Path, one_worker: Contexts) -> None:
+    """Frames' grey values say where the clips start, and that both are of one video."""
+    folder = write_records(tmp_path / "ramps", [ramp_video(40, 32, 32) for _ in range(4)])
+    (batch,) = take(training(folder).stream(4, 0, 0, one_worker(1)), 1)
+    times = np.round(batch["frames"].astype(float).mean(axis=(3, 4, 5)) / 4)
+    np.testing.assert_array_equal(np.diff(times, axis=2), 2)
+    assert len(np.unique(times[:, :, 0])) > 3
+
+
+def test_missing_things_are_named(noise_records: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        training(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"'validation'.*\['test', 'train'\]"):
+        training(noise_records, split="validation")
+    folder = write_records(tmp_path / "some", [ramp_video(4, 32, 32)] * 2)
+    (folder / "train-00001-of-00002").unlink()
+    with pytest.raises(FileNotFoundError, match="train-00001-of-00002"):
+        training(folder)
+    info = schema.DatasetInfo([], 32, {"train": schema.SplitInfo({}, 0, {}, {}, {"a.mp4": "cut"})})
+    info.save(tmp_path)
+    with pytest.raises(ValueError, match="empty: 1 videos were skipped"):
+        training(tmp_path)
+    with pytest.raises(ValueError, match="unlabelled"):
+        pipeline.num_classes(tmp_path)

@@ -1,0 +1,94 @@
+"""Views: right frames, right pixels, and one draw a clip."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import noise_video, ramp_video
+from cvrl_tf.data import views
+
+
+def jpegs(video: np.ndarray) -> tf.Tensor:
+    return tf.stack([tf.io.encode_jpeg(frame, quality=95) for frame in video])
+
+
+def seeds(count: int, salt: int = 0) -> tf.Tensor:
+    return tf.constant([[salt, i] for i in range(count)], tf.int32)
+
+
+def test_ramp_tells_which_frames_were_taken() -> None:
+    frames = jpegs(ramp_video(60, 48, 64))
+    indices = tf.constant([[0, 2, 4, 59], [7, 30, 31, 5]])
+    got = views.extract(frames, indices, views.RandomResizedCrop(24), seeds(2))
+    assert got.shape == (2, 4, 24, 24, 3) and got.dtype == tf.uint8
+    values = got.numpy().astype(int)
+    assert np.ptp(values, axis=(2, 3, 4)).max() <= 1
+    np.testing.assert_allclose(values.mean(axis=(2, 3, 4)) / 4, indices, atol=0.3)
+
+
+def test_window_of_the_crop_is_what_the_view_shows() -> None:
+    video = noise_video(3, 48, 64, seed=0)
+    frames, crop = jpegs(video), views.RandomResizedCrop(24)
+    for salt in range(6):
+        got = views.extract(frames, tf.constant([[0, 1, 2]]), crop, seeds(1, salt))[0]
+        window, flip = crop(tf.constant([48, 64]), seeds(1, salt)[0])
+        top, left, height, width = window[0].numpy()
+        for index in range(3):
+            whole = tf.io.decode_jpeg(frames[index])
+            cut = whole[top : top + height, left : left + width]
+            expected = tf.image.resize(cut, [24, 24]).numpy()
+            if flip[0]:
+                expected = expected[:, ::-1]
+            # A decoder that starts at the window has no neighbour to interpolate colour from at
+            # its left and right edge, so those two columns differ a little.
+            np.testing.assert_allclose(got[index, :, 1:-1], expected[:, 1:-1], atol=0.5 + 1e-3)
+            np.testing.assert_allclose(got[index], expected, atol=25)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_temporal_consistency(per_frame: bool) -> None:
+    """One frame repeated stays one frame repeated, unless crops are drawn for every frame."""
+    frames = jpegs(noise_video(1, 48, 64, seed=1))
+    crop = views.RandomResizedCrop(24, per_frame=per_frame)
+    got = views.extract(frames, tf.zeros([2, 6], tf.int32), crop, seeds(2)).numpy()
+    alike = np.all(got == got[:, :1], axis=(2, 3, 4))
+    assert alike.all() != per_frame
+    assert np.any(got[0, 0] != got[1, 0])  # the two views are drawn on their own
+    if per_frame:
+        assert not alike[:, 1:].any()
+
+
+def test_crops_have_the_stated_area_aspect_and_flips() -> None:
+    crop = views.RandomResizedCrop(24, area=(0.3, 1.0), aspect=(0.5, 2.0))
+    size = tf.constant([256, 340])
+    data = tf.data.Dataset.from_tensor_slices(seeds(2000)).map(lambda seed: crop(size, seed))
+    windows, flips = next(iter(data.batch(2000)))
+    top, left, height, width = windows[:, 0].numpy().T
+    assert (top >= 0).all() and (top + height <= 256).all()
+    assert (left >= 0).all() and (left + width <= 340).all()
+    area, aspect = height * width / (256 * 340), width / height
+    assert 0.29 < area.min() < 0.32 and 0.9 < area.max() <= 1.0
+    assert 0.49 < aspect.min() < 0.6 and 1.7 < aspect.max() < 2.02
+    assert abs(flips.numpy().mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_three_crops_cover_the_long_side(transpose: bool) -> None:
+    size = tf.constant([340, 256] if transpose else [256, 340])
+    windows, flips = views.EvenCrops(256, 256, num_crops=3)(size, seeds(1)[0])
+    expected = np.array([[0, 0, 256, 256], [0, 42, 256, 256], [0, 84, 256, 256]])
+    np.testing.assert_array_equal(windows, expected[:, [1, 0, 2, 3]] if transpose else expected)
+    assert not flips.numpy().any()
+
+
+def test_centre_crop_of_a_scaled_frame() -> None:
+    windows, _ = views.EvenCrops(224, 256, num_crops=1)(tf.constant([256, 340]), seeds(1)[0])
+    np.testing.assert_array_equal(windows, [[16, 58, 224, 224]])
+
+
+def test_crops_of_a_clip_stand_side_by_side() -> None:
+    frames = jpegs(ramp_video(40, 48, 64))
+    indices = tf.constant([[0, 10], [20, 30]])
+    got = views.extract(frames, indices, views.EvenCrops(48, 48, 3), seeds(2)).numpy()
+    assert got.shape == (6, 2, 48, 48, 3)
+    times = np.round(got.mean(axis=(2, 3, 4)) / 4)
+    np.testing.assert_array_equal(times, [[0, 10]] * 3 + [[20, 30]] * 3)

@@ -1,0 +1,91 @@
+"""Classification: what is frozen, what is normalised, and multi-view testing."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.models.resnet3d import ResNet3D
+from cvrl_tf.tasks.classify import Classifier
+
+
+def classifier(**kwargs: float) -> Classifier:
+    keras.utils.set_random_seed(0)
+    encoder = ResNet3D(depth=10, width=0.125, stem_pool=False)
+    model = Classifier(encoder, num_classes=7, augment=ViewChains([Chain()]), **kwargs)
+    model.compile(keras.optimizers.SGD(0.5))
+    return model
+
+
+@pytest.fixture
+def batch() -> dict[str, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    return {
+        "frames": tf.constant(rng.integers(0, 256, (6, 1, 4, 24, 24, 3), np.uint8)),
+        "seeds": tf.zeros([6, 1, 2], tf.int32),
+        "label": tf.constant([0, 1, 2, 3, 4, 5]),
+        "weight": tf.ones([6]),
+    }
+
+
+def test_probe_leaves_the_encoder_alone(batch: dict) -> None:
+    model = classifier(freeze_encoder=True, normalize_features=True)
+    before = [v.numpy() for v in model.encoder.variables]
+    kernel = model.classifier.kernel.numpy()
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(5), verbose=0)
+    for variable, value in zip(model.encoder.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)  # BN statistics too
+    assert np.abs(model.classifier.kernel - kernel).max() > 0
+    assert [v.name.rsplit("/", 1)[-1] for v in model.trainable_variables] == ["kernel:0", "bias:0"]
+
+
+def test_fine_tuning_trains_all_layers_and_statistics(batch: dict) -> None:
+    model = classifier(freeze_encoder=False)
+    before = [v.numpy() for v in model.encoder.variables]
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(2), verbose=0)
+    for variable, value in zip(model.encoder.variables, before, strict=True):
+        assert np.abs(variable.numpy() - value).max() > 0, variable.name
+
+
+def test_features_are_normalised_before_the_linear_layer(batch: dict) -> None:
+    model = classifier(freeze_encoder=True, normalize_features=True)
+    frames = tf.cast(batch["frames"][:, 0], tf.float32) / 255
+    features = model.encoder(frames, training=False).numpy()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected = unit @ model.classifier.kernel.numpy() + model.classifier.bias.numpy()
+    np.testing.assert_allclose(model(frames, training=False), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_acts_in_training_alone(batch: dict) -> None:
+    model = classifier(freeze_encoder=True, dropout=0.9)
+    frames = tf.cast(batch["frames"][:, 0], tf.float32) / 255
+    quiet = model(frames, training=False)
+    np.testing.assert_array_equal(model(frames, training=False), quiet)
+    assert np.abs(model(frames, training=True) - quiet).max() > 1e-3
+
+
+def test_multi_view_test_is_the_mean_of_softmaxes_and_counts_weights(batch: dict) -> None:
+    model = classifier(freeze_encoder=True)
+    model.classifier.kernel.assign(50 * model.classifier.kernel)
+    rng = np.random.default_rng(1)
+    views = rng.integers(0, 256, (6, 3, 4, 24, 24, 3), np.uint8)
+    weight = np.array([1, 1, 1, 1, 0, 0], np.float32)  # the last two only fill the batch
+    test = {
+        **batch,
+        "frames": views,
+        "seeds": np.zeros((6, 3, 2), np.int32),
+        "weight": weight,
+    }
+    results = model.evaluate(tf.data.Dataset.from_tensors(test), verbose=0, return_dict=True)
+
+    logits = np.stack(
+        [model(tf.cast(views[:, v], tf.float32) / 255, training=False).numpy() for v in range(3)]
+    ).astype(np.float64)
+    softmax = np.exp(logits - logits.max(-1, keepdims=True))
+    mean = (softmax / softmax.sum(-1, keepdims=True)).mean(axis=0)
+    labels = np.array(batch["label"])
+    rank = (mean > mean[np.arange(6), labels][:, None]).sum(axis=1)[:4]
+    np.testing.assert_allclose(results["top1"], np.mean(rank < 1), rtol=1e-6)
+    np.testing.assert_allclose(results["top5"], np.mean(rank < 5), rtol=1e-6)
+    loss = -np.log(mean[np.arange(6), labels])[:4].mean()
+    np.testing.assert_allclose(results["loss"], loss, rtol=1e-4)

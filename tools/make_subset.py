@@ -1,0 +1,31 @@
+"""Makes a label fraction of a training split: 1 % or 10 % of each class, for semi-supervision.
+
+python tools/make_subset.py --data_dir=records/k400 --split=train --percent=1
+writes the split `train_1pct` beside it.
+"""
+
+import sys
+
+from absl import app, flags
+from cvrl_tf.data import subsets
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
+_SPLIT = flags.DEFINE_string("split", "train", "Split to take the subset of.")
+_PERCENT = flags.DEFINE_float("percent", None, "Share of each class.", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "Another subset for another seed.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    name = f"{_SPLIT.value}_{_PERCENT.value:g}pct"
+    try:
+        split = subsets.write_subset(
+            _DATA_DIR.value, _SPLIT.value, _PERCENT.value / 100, name, _SEED.value
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"Wrote split {name!r}: {split.num_examples} videos, {len(split.class_counts)} classes.")
+
+
+if __name__ == "__main__":
+    app.run(main)
