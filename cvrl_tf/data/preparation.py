@@ -481,7 +481,8 @@ def _work(connection: Connection, task: _Task) -> None:
     except (EOFError, ConnectionError):
         return  # no more shards, or nobody left who wants them
     except Exception as error:
-        connection.send(f"A shard could not be written to {str(task.output)!r}: {error!r}")
+        what = f"{type(error).__name__}: {error}"
+        connection.send(f"A shard could not be written to {str(task.output)!r}: {what}")
 
 
 def _write_shard(
@@ -504,6 +505,8 @@ def _write_shard(
             report(_Outcome(video, len(encoded.jpegs), encoded.frame_rate))
     if num_written:
         aside.rename(task.output / name)
+    else:
+        aside.unlink()
 
 
 def _aside(output: Path, shard: str) -> Path:

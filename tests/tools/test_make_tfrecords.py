@@ -1,0 +1,111 @@
+"""The command `tools/make_tfrecords.py`, run as a user runs it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cvrl_tf.data import records, schema
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_tfrecords.py"
+
+
+def write_clip(path: Path, length: int, size: tuple[int, int]) -> Path:
+    """Noise, which takes its time to be encoded."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25, size)
+    rng = np.random.default_rng(0)
+    for _ in range(length):
+        writer.write(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    writer.release()
+    return path
+
+
+def start(environment: dict[str, str], *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(TOOL), *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that a signal can go to all of its processes, as Ctrl-C does
+    )
+
+
+def test_summary_and_records(tmp_path: Path, child_environment: dict[str, str]) -> None:
+    write_clip(tmp_path / "videos" / "bowling" / "a.mp4", 8, (64, 48))
+    write_clip(tmp_path / "videos" / "archery" / "b c.mp4", 9, (64, 48))
+    (tmp_path / "videos" / "archery" / "text.mp4").write_text("no video")
+    output = tmp_path / "records"
+    flags = [f"--input={tmp_path / 'videos'}", f"--output={output}", "--split=validation"]
+    run = start(child_environment, *flags, "--short_side=32", "--num_shards=2", "--workers=1")
+    said, complained = run.communicate()
+    assert run.returncode == 0, complained
+    assert f"Wrote 2 videos, 17 frames, of 2 classes as 2 shards validation-*-of-* in {output}" in (
+        said
+    )
+    assert "Skipped 1 videos:\n  archery/text.mp4: not a video" in said
+    assert "3/3" in complained and "frames/s" in complained and "videos/s" in complained
+    assert "moov" not in complained  # FFmpeg's own words
+
+    info = schema.DatasetInfo.load(output)
+    parsed = [
+        records.parse(item)
+        for item in records.in_order(records.shard_paths(output, info.split("validation")))
+    ]
+    found = {
+        item["video_id"].numpy().decode(): (int(item["label"]), len(item["frames"]))
+        for item in parsed
+    }
+    assert found == {"bowling/a": (1, 8), "archery/b c": (0, 9)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--input=gone"], "Error: No file or folder 'gone'"),
+        (["--input=.", "--jpeg_quality=101"], "jpeg_quality"),
+    ],
+)
+def test_errors_have_no_traceback(
+    tmp_path: Path, child_environment: dict[str, str], flags: list[str], complaint: str
+) -> None:
+    run = start(child_environment, f"--output={tmp_path / 'records'}", *flags)
+    complained = "".join(run.communicate())
+    assert run.returncode != 0
+    assert complaint in complained
+    assert "Traceback" not in complained
+    assert not (tmp_path / "records").exists()
+
+
+def test_interruption_leaves_whole_shards(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    clip = write_clip(tmp_path / "videos" / "00.mp4", 60, (320, 240))
+    for i in range(1, 60):
+        shutil.copy(clip, clip.with_name(f"{i:02d}.mp4"))
+    output = tmp_path / "records"
+    flags = [f"--input={tmp_path / 'videos'}", f"--output={output}", "--num_shards=60"]
+    run = start(child_environment, *flags, "--short_side=480", "--workers=1")
+    while not list(output.glob("train-*")) and run.poll() is None:
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    complained = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, complained
+    assert "Traceback" not in complained
+    shards = sorted(output.glob("train-*"))
+    assert 1 <= len(shards) < 60
+    assert f"Interrupted: {len(shards)} whole shards of split 'train' are in {output}" in complained
+    assert sorted(output.iterdir()) == [output / schema.INFO_FILE, *shards]
+    lengths = {
+        len(records.parse(item)["frames"]) for item in records.in_order([str(s) for s in shards])
+    }
+    assert lengths == {60}
+    assert schema.DatasetInfo.load(output).splits == {}
