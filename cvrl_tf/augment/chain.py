@@ -109,7 +109,8 @@ class ViewChains:
 
 
 def _fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(seed, number)
+    # The algorithm is named because XLA's own choice makes other numbers of negative seeds.
+    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
 
 
 def _unit_range(frames: tf.Tensor) -> tf.Tensor:

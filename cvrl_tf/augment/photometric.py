@@ -11,8 +11,12 @@ Params = dict[str, tf.Tensor]
 
 
 def _uniform(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """U[0, 1), float32 [count]; the same on every device, so with the algorithm named."""
-    return tf.random.stateless_uniform([count], seed, alg="philox")
+    """U[0, 1), float32 [count]; the same on every device, so with the algorithm named.
+
+    Only the bits are: XLA makes floats of the upper ones, TensorFlow's kernels of the lower ones.
+    """
+    bits = tf.random.stateless_uniform([count], seed, None, None, tf.uint32, alg="philox")
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
 def _between(uniform: tf.Tensor, low: float, high: float) -> tf.Tensor:
@@ -127,7 +131,7 @@ class GaussianBlur:
             for shape in ([-1, 1, 1, 1], [1, -1, 1, 1]):
                 kernel = tf.tile(tf.reshape(taps, shape), [1, 1, 3, 1])
                 x = tf.nn.depthwise_conv2d(x, kernel, strides=[1, 1, 1, 1], padding="SAME")
-            return x
+            return tf.clip_by_value(x, 0.0, 1.0)  # the taps sum to 1 only up to rounding
 
         return tf.cond(params["apply"], blur, lambda: frames)
 
