@@ -31,10 +31,11 @@ def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
     def rank(video_id: str) -> bytes:
         return hashlib.sha256(f"{seed}/{video_id}".encode()).digest()
 
+    exact = fraction * (1 - 1e-9)  # 0.07 * 100 is a little over 7 in binary
     return {
         video_id
         for members in by_class.values()
-        for video_id in sorted(members, key=rank)[: math.ceil(fraction * len(members))]
+        for video_id in sorted(members, key=rank)[: math.ceil(exact * len(members))]
     }
 
 
