@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from cvrl_tf.data import schema
+
 _ROOT = Path(__file__).parents[1]
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything that the demo makes.")
 _EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of pretraining; by default the recipe's.")
@@ -33,6 +35,13 @@ def _step(what: str, *command: str) -> None:
     if status:
         sys.exit(f"The demo stopped at: {what} (exit status {status}).")
     print(f"   {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def _splits(records: Path) -> set[str]:
+    """The splits that are there already."""
+    if not (records / schema.INFO_FILE).exists():
+        return set()
+    return set(schema.DatasetInfo.load(records).splits)
 
 
 def _embed(export: Path, videos: list[Path]) -> None:
@@ -70,7 +79,7 @@ def main(argv: list[str]) -> None:
         f"--test_videos={_TEST_VIDEOS.value}",
     )
     for split in ("train", "test"):
-        if not list(records.glob(f"{split}-*")):
+        if split not in _splits(records):
             _step(
                 f"Make records: {split}",
                 "tools/make_tfrecords.py",

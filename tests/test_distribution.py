@@ -1,0 +1,95 @@
+"""The same numbers on one replica, on several, and in several processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from cvrl_tf import distribution
+
+WORKER = str(ROOT / "tests" / "replica_worker.py")
+
+
+def run(
+    environment: dict[str, str], output: Path, strategy: str, cpus: int, tf_config: str = ""
+) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, WORKER, str(output), strategy, str(cpus)],
+        env={**environment, **({"TF_CONFIG": tf_config} if tf_config else {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        try:
+            text, _ = process.communicate(timeout=180)
+        finally:
+            process.kill()
+        assert process.returncode == 0, text
+
+
+@pytest.fixture(scope="module")
+def one_replica(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    output = tmp_path_factory.mktemp("one") / "result.npz"
+    finish([run({**os.environ, "PYTHONPATH": str(ROOT)}, output, "one_device", 0)])
+    return dict(np.load(output))
+
+
+def assert_same_numbers(ours: dict, expected: dict) -> None:
+    np.testing.assert_allclose(ours["loss"], expected["loss"], rtol=1e-5)
+    # Relative to the gradient's size: entries near zero are rounding.
+    scale = np.abs(expected["gradient"]).max()
+    np.testing.assert_allclose(ours["gradient"], expected["gradient"], rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(ours["logged_loss"], expected["logged_loss"], rtol=1e-4)
+    np.testing.assert_allclose(ours["weights"], expected["weights"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_mirrored_equals_one_replica(
+    replicas: int, one_replica: dict, tmp_path: Path, child_environment: dict
+) -> None:
+    output = tmp_path / "result.npz"
+    finish([run(child_environment, output, "mirrored", replicas)])
+    result = dict(np.load(output))
+    assert result["replicas"] == replicas and one_replica["replicas"] == 1
+    assert one_replica["loss"] > 1  # a real loss, and gradients of some size
+    assert np.abs(one_replica["gradient"]).max() > 1e-2
+    assert_same_numbers(result, one_replica)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_equal_one_replica(
+    one_replica: dict, tmp_path: Path, child_environment: dict
+) -> None:
+    output = tmp_path / "result.npz"
+    cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
+    configs = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        for index in range(2)
+    ]
+    finish(
+        [run(child_environment, output, "multi_worker_mirrored", 0, config) for config in configs]
+    )
+    result = dict(np.load(output))
+    assert result["replicas"] == 2
+    assert_same_numbers(result, one_replica)
+
+
+def test_unknown_strategies_are_refused() -> None:
+    with pytest.raises(ValueError, match="'mirorred'.*mirrored"):
+        distribution.strategy("mirorred")
+    with pytest.raises(ValueError, match="logical_cpus=2 needs 'mirrored'"):
+        distribution.strategy("one_device", logical_cpus=2)

@@ -1,0 +1,95 @@
+"""Every recipe parses, says what DESIGN asks of it, and builds."""
+
+from pathlib import Path
+
+import gin
+import pytest
+from conftest import ROOT
+from cvrl_tf import checkpoints, runner
+from cvrl_tf.data import schema
+from cvrl_tf.evaluation import probe
+from cvrl_tf.models.resnet3d import ResNet3D
+
+ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
+RECIPES = [path for path in ALL if path.parts[1] != "common"]
+
+
+@pytest.fixture
+def parameters(tmp_path: Path) -> list[str]:
+    """A data set as big as Kinetics, as far as its facts go, and a checkpoint."""
+    names = ["train", "validation", "test", "train_1pct", "train_10pct"]
+    shards = {name: f"{name}-00000-of-00001" for name in names}
+    info = schema.DatasetInfo(
+        [f"class {i}" for i in range(400)],
+        256,
+        {name: schema.SplitInfo({shard: 240_000}, 0, {}, {}, {}) for name, shard in shards.items()},
+    )
+    info.save(tmp_path)
+    for shard in shards.values():
+        (tmp_path / shard).touch()
+    return [f"DATA_DIR='{tmp_path}'"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_gin() -> None:
+    gin.clear_config()
+    gin.add_config_file_search_path(str(ROOT))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipe_has_its_head(recipe: Path) -> None:
+    text = (ROOT / recipe).read_text()
+    head = text[: text.index("\nfrom __gin__") if "\nfrom __gin__" in text else None]
+    for word in ("Command:", "Hardware:", "Time:", "Metric:"):
+        assert word in head, f"{recipe} does not say its {word}"
+    assert "measured" in head
+    assert str(recipe) in head, "the command names the file"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> None:
+    text = (ROOT / recipe).read_text()
+    if "CHECKPOINT = %gin.REQUIRED" in text:
+        # Of the recipe's own encoder: what a pretraining run would have left.
+        gin.parse_config_files_and_bindings([str(recipe)], [*parameters, "CHECKPOINT='unused'"])
+        encoder = (
+            gin.get_configurable(ResNet3D)()
+            if recipe.parts[1] != "demo"
+            else ResNet3D(depth=10, width=0.25)
+        )
+        encoder.build()
+        import tensorflow as tf
+
+        prefix = tf.train.Checkpoint(encoder=encoder).write(str(tmp_path / "run/checkpoints/c-1"))
+        checkpoints.save_encoder_config(encoder, (16, 224, 224, 3), tmp_path / "run")
+        parameters = [*parameters, f"CHECKPOINT='{prefix}'"]
+        gin.clear_config()
+    gin.parse_config_files_and_bindings([str(recipe)], parameters)
+    if "ProbeComparison" in text:
+        assert gin.get_configurable(probe.ProbeComparison)().num_classes == 400
+        return
+    run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+    assert run.steps_per_epoch == 240_000 // run.global_batch
+    assert run.model.encoder.count_params() > 0
+    if recipe.parts[1] == "pretrain":
+        assert run.model.encoder.count_params() == 31_725_248
+        assert run.model.head.output_layer.units == 128
+    elif recipe.parts[1] != "demo":
+        assert run.model.classifier.units == 400
+
+
+def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path: Path) -> None:
+    gin.parse_config_files_and_bindings(["gin/pretrain/k400.gin"], parameters)
+    run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+    assert run.global_batch == 1024
+    rate = run.model.optimizer._learning_rate  # the schedule itself
+    warmup = 5 * run.steps_per_epoch
+    assert rate(0) == 0.0
+    assert 0.3199 < rate(warmup) < 0.32
+    assert float(rate(800 * run.steps_per_epoch)) == pytest.approx(0, abs=1e-8)
+    spec = run._element_shape()
+    assert spec == (16, 224, 224, 3)
+
+
+def test_no_package_hides_gin() -> None:
+    assert not list((ROOT / "gin").rglob("__init__.py"))

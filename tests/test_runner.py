@@ -1,0 +1,182 @@
+"""The training loop: resumes to the same weights, logs, and refuses what can't work."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from conftest import write_records, noise_video
+from cvrl_tf import checkpoints, distribution, runner
+from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.augment.photometric import ColorJitter
+from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.models.heads import ProjectionHead
+from cvrl_tf.models.resnet3d import ResNet3D
+from cvrl_tf.optim.schedules import warmup_cosine
+from cvrl_tf.tasks.classify import Classifier
+from cvrl_tf.tasks.pretrain import ContrastiveLearner
+
+STEPS_PER_EPOCH = 3  # 17 videos, batches of 5
+
+
+def learner() -> ContrastiveLearner:
+    return ContrastiveLearner(
+        ResNet3D(depth=10, width=0.125, stem_pool=False),
+        ProjectionHead(hidden_dim=32, num_hidden=1, output_dim=16),
+        ViewChains([Chain([ColorJitter()])]),
+    )
+
+
+def schedule(**facts: int) -> Any:
+    return warmup_cosine(**facts, learning_rate=0.05, base_batch=5, warmup_epochs=1)
+
+
+def new_run(folder: Path, records: Path, **changes: Any) -> runner.Run:
+    arguments: dict[str, Any] = {
+        "model_dir": folder,
+        "strategy": distribution.strategy(),
+        "train_data": pipeline.Pipeline(
+            records, clips.IndependentPair(4, 2), views.RandomResizedCrop(16)
+        ),
+        "task": learner,
+        "optimizer": lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
+        "learning_rate": schedule,
+        "global_batch": 5,
+        "epochs": 3,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "keep_checkpoints": 100,
+    }
+    return runner.Run(**{**arguments, **changes})
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ctrl-C after a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step:
+            raise KeyboardInterrupt
+
+
+def weights(run: runner.Run) -> list[np.ndarray]:
+    return run.model.get_weights() + [v.numpy() for v in run.model.optimizer.variables]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -> runner.Run:
+    run = new_run(tmp_path_factory.mktemp("undisturbed") / "run", noise_records)
+    run.fit()
+    return run
+
+
+@pytest.mark.parametrize("stop", [1, STEPS_PER_EPOCH, 5])
+def test_stopped_and_resumed_ends_in_the_same_weights(
+    stop: int, undisturbed: runner.Run, noise_records: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = new_run(tmp_path, noise_records)
+    fit = first.model.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            first.model,
+            "fit",
+            lambda *args, callbacks, **kwargs: fit(
+                *args, callbacks=[*callbacks, StopAt(stop)], **kwargs
+            ),
+        )
+        with pytest.raises(SystemExit, match=f"Stopped at step {stop}"):
+            first.fit()
+    second = new_run(tmp_path, noise_records)
+    assert second.step == stop
+    second.fit()
+    assert second.step == 3 * STEPS_PER_EPOCH
+    for resumed, expected in zip(weights(second), weights(undisturbed), strict=True):
+        np.testing.assert_allclose(resumed, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_run_leaves(undisturbed: runner.Run, noise_records: Path) -> None:
+    folder = undisturbed.model_dir
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["steps_per_epoch"] == STEPS_PER_EPOCH and facts["training_examples"] == 17
+    assert facts["packages"]["tensorflow"] == tf.__version__
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 10))
+    rates = schedule(steps_per_epoch=3, epochs=3, global_batch=5)
+    for line in steps:
+        np.testing.assert_allclose(line["learning_rate"], rates(line["step"] - 1), rtol=1e-5)
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
+    assert list((folder / "tensorboard").iterdir())
+    names = sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
+    assert names == [f"ckpt-{step}.index" for step in (2, 3, 4, 6, 8, 9)]
+
+    encoder, content = checkpoints.load_encoder(folder)
+    assert content["input_shape"] == [4, 16, 16, 3]
+    frames = tf.random.uniform([2, 4, 16, 16, 3])
+    np.testing.assert_array_equal(encoder(frames), undisturbed.model.encoder(frames))
+
+
+def test_a_finished_run_has_nothing_to_do(
+    undisturbed: runner.Run, noise_records: Path, capsys: pytest.CaptureFixture
+) -> None:
+    again = new_run(undisturbed.model_dir, noise_records)
+    again.fit()
+    assert again.step == 9
+    assert "All 3 epochs are done" in capsys.readouterr().out
+
+
+def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
+    undisturbed: runner.Run, noise_records: Path, tmp_path: Path
+) -> None:
+    def probe(encoder: Callable[[], ResNet3D]) -> Callable[[], Classifier]:
+        return lambda: Classifier(
+            encoder(), 2, freeze_encoder=True, augment=ViewChains([Chain()])
+        )
+
+    changes: dict[str, Any] = {
+        "train_data": pipeline.Pipeline(
+            noise_records, clips.RandomClip(4, 2), views.RandomResizedCrop(16)
+        ),
+        "eval_data": pipeline.Pipeline(
+            noise_records, clips.EvenClips(4, 2, 2), views.EvenCrops(16, 16, 3), split="test"
+        ),
+        "eval_batch": 2,
+        "initial_checkpoint": undisturbed.model_dir,
+    }
+    small = probe(lambda: ResNet3D(depth=10, width=0.125, stem_pool=False))
+    run = new_run(tmp_path, noise_records, task=small, **changes)
+    run.fit()
+    frames = tf.random.uniform([2, 4, 16, 16, 3])
+    np.testing.assert_array_equal(
+        run.model.encoder(frames), undisturbed.model.encoder(frames)
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    tests = [line["test/top1"] for line in lines if "test/top1" in line]
+    assert len(tests) == 3
+    assert all(round(5 * top1, 4) in range(6) for top1 in tests)  # fifths: five test videos
+
+    other = probe(lambda: ResNet3D(depth=18, width=0.125, stem_pool=False))
+    with pytest.raises(ValueError, match="another depth or width.*\n.*missing there: encoder/"):
+        new_run(tmp_path / "other", noise_records, task=other, **changes)
+
+
+def test_batches_that_cannot_work_are_refused(noise_records: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="global_batch=18 is more than the 17 training examples"):
+        new_run(tmp_path, noise_records, global_batch=18)
+
+
+def test_seed_gives_the_initial_weights(noise_records: Path, tmp_path: Path) -> None:
+    one, same, other = (
+        new_run(tmp_path / name, noise_records, seed=seed).model.get_weights()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))

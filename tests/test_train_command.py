@@ -1,0 +1,109 @@
+"""`python -m cvrl_tf.train` as a user types it, right and wrong."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from cvrl_tf.data import schema
+
+TINY = [
+    "runner.Run.global_batch=4",
+    "runner.Run.epochs=1",
+    "resnet3d.ResNet3D.width=0.125",
+    "clips.IndependentPair.num_frames=4",
+    "views.RandomResizedCrop.size=16",
+]
+
+
+def train(
+    environment: dict[str, str], model_dir: Path, *params: str, recipe: str = "gin/demo/pretrain.gin"
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cvrl_tf.train", f"--gin_file={recipe}"]
+    command += [f"--model_dir={model_dir}", *(f"--gin_param={p}" for p in params)]
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=120
+    )
+
+
+def test_trains_and_resumes(noise_records: Path, tmp_path: Path, child_environment: dict) -> None:
+    data = f"DATA_DIR='{noise_records}'"
+    first = train(child_environment, tmp_path / "run", data, *TINY)
+    assert first.returncode == 0, first.stderr
+    assert "4/4" in first.stdout and "loss" in first.stdout
+    config = (tmp_path / "run" / "config.gin").read_text()
+    assert "runner.Run.global_batch = 4" in config and "photometric.ColorJitter.hue" in config
+    more = [p for p in TINY if "epochs" not in p] + ["runner.Run.epochs=2"]
+    second = train(child_environment, tmp_path / "run", data, *more)
+    assert second.returncode == 0, second.stderr
+    assert "Resuming from" in second.stdout and "Epoch 2/2" in second.stdout
+    assert "Epoch 1/2" not in second.stdout
+
+
+@pytest.fixture
+def empty_records(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    split = schema.SplitInfo({}, 0, {}, {}, {"a.mp4": "does not decode"})
+    schema.DatasetInfo([], 64, {"train": split}).save(folder)
+    return folder
+
+
+def test_mistakes_end_at_once_with_value_and_remedy(
+    noise_records: Path, empty_records: Path, tmp_path: Path, child_environment: dict
+) -> None:
+    data = f"DATA_DIR='{noise_records}'"
+    run = tmp_path / "run"
+    assert train(child_environment, run, data, *TINY).returncode == 0
+    mirrored = ["STRATEGY='mirrored'", "distribution.strategy.logical_cpus=2"]
+    probe = [
+        data,
+        f"CHECKPOINT='{run}'",
+        "EVAL_SPLIT='test'",
+        "runner.Run.global_batch=4",
+        "runner.Run.eval_batch=1",
+        "resnet3d.ResNet3D.depth=18",
+    ]
+    mistakes = {
+        # what is wrong: (parameters, recipe, what the message must say)
+        "misspelt parameter": (
+            [data, "runner.Run.global_bach=4"],
+            "gin/demo/pretrain.gin",
+            ["global_bach", "Run"],
+        ),
+        "unset required one": ([], "gin/demo/pretrain.gin", ["DATA_DIR"]),
+        "no such folder": (
+            ["DATA_DIR='/no/such/records'"],
+            "gin/demo/pretrain.gin",
+            ["/no/such/records", "tools/make_tfrecords.py"],
+        ),
+        "empty data set": (
+            [f"DATA_DIR='{empty_records}'"],
+            "gin/demo/pretrain.gin",
+            ["'train' is empty", "1 videos were skipped", "dataset_info.json"],
+        ),
+        "batch that replicas don't divide": (
+            [data, *mirrored, *TINY, "runner.Run.global_batch=5"],
+            "gin/demo/pretrain.gin",
+            ["global_batch=5", "2 replicas", "such as 4"],
+        ),
+        "checkpoint of another depth": (
+            probe,
+            "gin/probe/k400.gin",
+            ["ckpt-4", "another depth or width", "missing there: encoder/blocks/"],
+        ),
+        "no such recipe": ([data], "gin/no_such.gin", ["gin/no_such.gin"]),
+    }
+    for name, (params, recipe, expected) in mistakes.items():
+        begin = time.monotonic()
+        result = train(child_environment, tmp_path / "never", *params, recipe=recipe)
+        assert result.returncode != 0, name
+        for text in expected:
+            assert text in result.stderr, f"{name}: {text!r} not in\n{result.stderr}"
+        assert "Traceback" not in result.stderr, name
+        assert not os.path.exists(tmp_path / "never"), name
+        # Generous, for machines under load; what it must catch is work begun in earnest.
+        assert time.monotonic() - begin < 60, name
