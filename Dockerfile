@@ -1,0 +1,22 @@
+# docker build -t cvrl_tf .                        CPU
+# docker build -t cvrl_tf --build-arg EXTRA=gpu .  GPU; run it with --gpus=all
+FROM python:3.11.13-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1
+RUN useradd --create-home --uid 1000 cvrl
+WORKDIR /home/cvrl/cvrl_tf
+
+# What is installed depends on these files alone, so that a change of code leaves the layer alone.
+ARG EXTRA=""
+COPY setup.cfg pyproject.toml constraints.txt ./
+RUN mkdir cvrl_tf && touch cvrl_tf/__init__.py \
+    && pip install --no-cache-dir -c constraints.txt -e ".${EXTRA:+[$EXTRA]}" \
+    && mkdir runs && chown cvrl runs
+
+COPY LICENSE ./
+COPY cvrl_tf cvrl_tf
+COPY gin gin
+COPY tools tools
+
+USER 1000
+CMD ["python", "-m", "cvrl_tf.train", "--help"]

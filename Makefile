@@ -1,0 +1,61 @@
+# Needs make, git and Python 3.11-3.13 with venv. `make help` lists the targets.
+
+# The first of these that runs and has the right version is taken; PYTHON=/path/to/python overrides.
+PYTHON := python3 python3.13 python3.12 python3.11
+BIN := .venv/bin
+
+.PHONY: help setup test test-slow check format demo addons-test clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# $(call install,environment,extras,constraints,first minor version,last minor version,in words)
+define install
+	@for python in $(PYTHON); do \
+	  "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, $4) <= sys.version_info[:2] <= (3, $5))' \
+	    2>/dev/null && break; \
+	  python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "$1 needs Python $6 with venv (Debian: python3-venv). Not found among: $(PYTHON)." >&2; \
+	  echo "Install it, or say where it is: make PYTHON=/path/to/python3.$4" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Installing into $1 with $$python: some minutes, 3 GB."; \
+	"$$python" -m venv $1 && $1/bin/python -m pip install -qq -c $3 -e '.[$2]' && touch $1/installed
+endef
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(call install,.venv,test,constraints.txt,11,13,3.11-3.13)
+
+.venv-addons/installed: setup.cfg pyproject.toml constraints-addons.txt
+	$(call install,.venv-addons,addons$(comma)test,constraints-addons.txt,11,11,3.11)
+
+comma := ,
+
+setup: .venv/installed ## make .venv with everything in it; the other targets call this themselves
+
+test: setup ## all tests but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup ## the slow tests
+	$(BIN)/pytest -m slow
+
+check: setup ## formatter, linter and type checker, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## format, and fix what the linter can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup ## from videos to features on synthetic data; results in runs/demo
+	$(BIN)/python tools/demo.py --output=runs/demo
+
+addons-test: .venv-addons/installed ## tests with TensorFlow 2.15 and TensorFlow Addons; Python 3.11
+	.venv-addons/bin/pytest -m addons
+
+clean: ## remove environments and caches, but not runs/
+	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
