@@ -12,6 +12,7 @@ from absl import flags, logging
 # Before TensorFlow is imported: its start-up notes would bury what a command has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Ends the command on an error, which is the user's to mend, so without a traceback.

@@ -5,7 +5,9 @@ import tensorflow as tf
 _NAMES = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
 
 
-def strategy(name: str = "one_device", logical_cpus: int = 0, tpu: str = "") -> tf.distribute.Strategy:
+def strategy(
+    name: str = "one_device", logical_cpus: int = 0, tpu: str = ""
+) -> tf.distribute.Strategy:
     """A distribution strategy by name. Call it before TensorFlow has touched a device.
 
     Args:

@@ -15,12 +15,16 @@ from absl import app, flags
 from cvrl_tf import checkpoints, commands
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A run's folder (its latest checkpoint) or a checkpoint's prefix.",
+    "checkpoint",
+    None,
+    "A run's folder (its latest checkpoint) or a checkpoint's prefix.",
     required=True,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist.", required=True)
 _SIZE = flags.DEFINE_integer(
-    "size", None, "Side of the frames that the encoder sees; by default as in training.",
+    "size",
+    None,
+    "Side of the frames that the encoder sees; by default as in training.",
     lower_bound=1,
 )
 

@@ -9,7 +9,10 @@ from cvrl_tf import commands, runner
 
 commands.define_gin_flags()
 _MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Folder of the run; a run that was stopped goes on from there.", required=True
+    "model_dir",
+    None,
+    "Folder of the run; a run that was stopped goes on from there.",
+    required=True,
 )
 
 

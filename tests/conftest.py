@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
 import numpy as np
 import pytest
 import tensorflow as tf
+
+import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
 from cvrl_tf.data import schema
 
 ROOT = Path(__file__).parents[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+
 from cvrl_tf import distribution
 
 WORKER = str(ROOT / "tests" / "replica_worker.py")

@@ -5,6 +5,7 @@ from pathlib import Path
 import gin
 import pytest
 from conftest import ROOT
+
 from cvrl_tf import checkpoints, runner
 from cvrl_tf.data import schema
 from cvrl_tf.evaluation import probe

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from conftest import write_records, noise_video
+
 from cvrl_tf import checkpoints, distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.augment.photometric import ColorJitter
@@ -79,7 +79,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
 
 @pytest.mark.parametrize("stop", [1, STEPS_PER_EPOCH, 5])
 def test_stopped_and_resumed_ends_in_the_same_weights(
-    stop: int, undisturbed: runner.Run, noise_records: Path, tmp_path: Path,
+    stop: int,
+    undisturbed: runner.Run,
+    noise_records: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = new_run(tmp_path, noise_records)
@@ -137,9 +140,7 @@ def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
     undisturbed: runner.Run, noise_records: Path, tmp_path: Path
 ) -> None:
     def probe(encoder: Callable[[], ResNet3D]) -> Callable[[], Classifier]:
-        return lambda: Classifier(
-            encoder(), 2, freeze_encoder=True, augment=ViewChains([Chain()])
-        )
+        return lambda: Classifier(encoder(), 2, freeze_encoder=True, augment=ViewChains([Chain()]))
 
     changes: dict[str, Any] = {
         "train_data": pipeline.Pipeline(
@@ -155,9 +156,7 @@ def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
     run = new_run(tmp_path, noise_records, task=small, **changes)
     run.fit()
     frames = tf.random.uniform([2, 4, 16, 16, 3])
-    np.testing.assert_array_equal(
-        run.model.encoder(frames), undisturbed.model.encoder(frames)
-    )
+    np.testing.assert_array_equal(run.model.encoder(frames), undisturbed.model.encoder(frames))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     tests = [line["test/top1"] for line in lines if "test/top1" in line]
     assert len(tests) == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
 from cvrl_tf.data import schema
 
 TINY = [
@@ -20,7 +21,10 @@ TINY = [
 
 
 def train(
-    environment: dict[str, str], model_dir: Path, *params: str, recipe: str = "gin/demo/pretrain.gin"
+    environment: dict[str, str],
+    model_dir: Path,
+    *params: str,
+    recipe: str = "gin/demo/pretrain.gin",
 ) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "cvrl_tf.train", f"--gin_file={recipe}"]
     command += [f"--model_dir={model_dir}", *(f"--gin_param={p}" for p in params)]

@@ -105,12 +105,16 @@ def main(argv: list[str]) -> None:
         f"--note={_NOTE}",
     )
     if not export.exists():
-        _step(
-            "Export", "-m", "cvrl_tf.export", f"--checkpoint={run}", f"--output={export}"
-        )
+        _step("Export", "-m", "cvrl_tf.export", f"--checkpoint={run}", f"--output={export}")
     print("\n== Embed clips through the export")
-    _embed(export, [path for folder in sorted((videos / "test").iterdir())[:4]
-                    for path in sorted(folder.iterdir())[:2]])
+    _embed(
+        export,
+        [
+            path
+            for folder in sorted((videos / "test").iterdir())[:4]
+            for path in sorted(folder.iterdir())[:2]
+        ],
+    )
     print(f"\nDone. Open {output / 'report.html'} to see what came out.")
 
 

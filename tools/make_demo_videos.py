@@ -5,8 +5,8 @@
 A bright shape (circle, square, triangle, cross) moves (horizontally, vertically, or pulses) over a
 dark textured background. The class is the shape and the motion; colour, size, tilt, period, phase,
 place, noise and background are drawn without regard to it. The background fades between three
-colours within a video, so that two clips of it don't share one. A video is a function of (seed,
-split, class, number) alone, so that fewer videos are a subset of more.
+textures of different colours within a video, so that two clips of it don't share one. A video is a
+function of (seed, split, class, number) alone, so that fewer videos are a subset of more.
 """
 
 import dataclasses
@@ -76,8 +76,8 @@ def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
 
     Everything is drawn from `rng` before shape and motion are looked at.
     """
-    radius, tilt = rng.uniform(7, 10), np.deg2rad(rng.uniform(-15, 15))
-    swing, period, phase = rng.uniform(8, 13), rng.uniform(10, 20), rng.uniform(0, 2 * np.pi)
+    radius, tilt = rng.uniform(9, 12), np.deg2rad(rng.uniform(-15, 15))
+    swing, period, phase = rng.uniform(7, 11), rng.uniform(10, 20), rng.uniform(0, 2 * np.pi)
     margin = radius * _TRIANGLE_REACH + swing
     centre = rng.uniform(margin, SIZE - margin, size=2)
     colour = _colour(rng, saturation=rng.uniform(0.3, 1), value=rng.uniform(200, 255))
@@ -93,7 +93,7 @@ def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
     elif motion == "vertical":
         y = y - swing * wave
     else:
-        depth = swing / 26  # 0.3 to 0.5; the mean area is that of the shapes that move
+        depth = swing / 22  # 0.3 to 0.5; the mean area is that of the shapes that move
         scale = radius * (1 + depth * wave) / (1 + depth**2 / 2) ** 0.5
     along, across = x * np.cos(tilt) + y * np.sin(tilt), y * np.cos(tilt) - x * np.sin(tilt)
     distance = scale * signed_distance(shape, along / scale, across / scale)
@@ -108,13 +108,16 @@ def _colour(rng: np.random.Generator, saturation: float, value: float) -> np.nda
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """float [32, 64, 64, 3]: a fixed texture under a light that fades between three colours."""
-    colours = np.stack([_colour(rng, rng.uniform(0.3, 1), rng.uniform(30, 100)) for _ in range(3)])
+    """float [32, 64, 64, 3]: fades between three textures, each of a colour of its own."""
     time = np.linspace(0, 2, NUM_FRAMES)
-    fade = np.stack([np.interp(time, [0, 1, 2], channel) for channel in colours.T], axis=-1)
-    coarse = rng.uniform(0.4, 1, size=(8, 8)).astype(np.float32)
-    texture = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-    return texture[:, :, None] * fade[:, None, None, :]
+    frames = np.zeros((NUM_FRAMES, SIZE, SIZE, 3))
+    for peak in range(3):
+        coarse = rng.uniform(0.4, 1, size=(8, 8)).astype(np.float32)
+        texture = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+        colour = _colour(rng, rng.uniform(0.3, 1), rng.uniform(30, 100))
+        weight = np.maximum(0, 1 - abs(time - peak))
+        frames += weight[:, None, None, None] * texture[..., None] * colour
+    return frames
 
 
 def make_video(job: Job) -> None:

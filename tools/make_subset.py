@@ -7,6 +7,7 @@ writes the split `train_1pct` beside it.
 import sys
 
 from absl import app, flags
+
 from cvrl_tf.data import subsets
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)

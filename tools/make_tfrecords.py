@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from cvrl_tf.data import preparation, schema
+from cvrl_tf.data import preparation, schema, sources
 
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or text file.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the records.", required=True)
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     start = time.monotonic()
     try:
         split = preparation.prepare(
-            preparation.find_videos(_INPUT.value, _ROOT.value),
+            sources.find_videos(_INPUT.value, _ROOT.value),
             _OUTPUT.value,
             split=_SPLIT.value,
             short_side=_SHORT_SIDE.value,

@@ -44,8 +44,8 @@ class Pipeline:
           clips: owner of T and the stride.
           crop: owner of H and W.
           split: name of the split.
-          shuffle_buffer: see `records.shuffled`. Records are held as JPEGs, so a video of 300 frames
-            at 340x256 takes about 5 MB.
+          shuffle_buffer: see `records.shuffled`. Records are held as JPEGs, so a video of 300
+            frames at 340x256 takes about 5 MB.
 
         Raises:
           FileNotFoundError: no records there, or a shard is missing.

@@ -34,8 +34,8 @@ def in_order(paths: list[str]) -> tf.data.Dataset:
 def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
     """Serialized records of one epoch, in an order that is a function of (seed, epoch) alone.
 
-    Shards are read in a random order, several at a time, and what is read is shuffled in blocks
-    (`Dataset.shuffle` would need a seed known when the graph is built, so one order for all epochs).
+    Shards are read in a random order, several at a time, and what is read is shuffled in blocks.
+    (`Dataset.shuffle` wants its seed when the graph is built, so one order for all epochs.)
 
     Args:
       paths: the shards.

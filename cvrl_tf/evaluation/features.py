@@ -8,7 +8,6 @@ import tf_keras as keras
 
 from cvrl_tf.data.pipeline import Pipeline
 
-
 # Called as encoder(frames, training=...).
 Encoder = Callable[..., tf.Tensor]
 
@@ -63,9 +62,7 @@ def calibrate(encoder: keras.Model, data: Pipeline, batch: int) -> None:
       batch: videos in a step.
     """
     norms = [
-        layer
-        for layer in encoder.submodules
-        if isinstance(layer, keras.layers.BatchNormalization)
+        layer for layer in encoder.submodules if isinstance(layer, keras.layers.BatchNormalization)
     ]
     momenta = [norm.momentum for norm in norms]
     for number, examples in enumerate(_batches(data, batch)):

@@ -36,7 +36,7 @@ def accuracy_bars(accuracies: dict[str, Accuracy], chance: float) -> Figure:
     """Horizontal bars with 95 % intervals, in percent; a dashed line at chance."""
     figure = Figure(figsize=(7, 0.55 * len(accuracies) + 1), layout="constrained")
     axes = figure.subplots()
-    for row, (name, accuracy) in enumerate(accuracies.items()):
+    for row, accuracy in enumerate(accuracies.values()):
         error = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
         colour = "#2c6fbb" if row == 0 else "#b0b8c1"
         axes.barh(row, 100 * accuracy.value, xerr=100 * np.array(error), color=colour, capsize=3)

@@ -1,4 +1,4 @@
-"""Classification on an encoder: linear evaluation (section 4.1), fine-tuning, supervised training."""
+"""Classification on an encoder: linear evaluation (section 4.1), fine-tuning, supervision."""
 
 import tensorflow as tf
 import tf_keras as keras

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from cvrl_tf.data import clips
 from scipy import stats
+
+from cvrl_tf.data import clips
 
 
 def draw(sampler: clips.IndependentPair, length: int, count: int) -> np.ndarray:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_records, ramp_video
+from conftest import ramp_video, write_records
+
 from cvrl_tf.data import clips, pipeline, records, schema, views
 
 Contexts = Callable[[int], tf.distribute.InputContext]

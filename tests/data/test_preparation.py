@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cvrl_tf.data import preparation, records, schema
+from cvrl_tf.data import encoding, preparation, records, schema, sources
 
 STEP = 7
 
@@ -60,7 +60,7 @@ def test_frames_keep_order_number_and_aspect(
     tmp_path: Path, size: tuple[int, int], short_side: int, stored: tuple[int, int]
 ) -> None:
     path = write_clip(tmp_path / "clip.mp4", length=30, size=size, rate=29.97)
-    encoded = preparation.encode_video(path, short_side, 95)
+    encoded = encoding.encode_video(path, short_side, 95)
     assert (encoded.height, encoded.width) == stored
     assert tf.io.decode_jpeg(encoded.jpegs[-1]).shape == (*stored, 3)
     assert len(encoded.jpegs) == 30
@@ -85,7 +85,7 @@ def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
     content[at : at + len(identity)] = quarter_turn
     path.write_bytes(content)
 
-    encoded = preparation.encode_video(path, 48, 95)
+    encoded = encoding.encode_video(path, 48, 95)
     upright = tf.io.decode_jpeg(encoded.jpegs[0]).numpy()
     assert upright.shape == (64, 48, 3)
     # Clockwise, which takes the left edge to the top.
@@ -101,7 +101,7 @@ class Announcing:
     def __init__(self, *_: object) -> None:
         self.left = 100
 
-    def isOpened(self) -> bool:  # noqa: N802
+    def isOpened(self) -> bool:
         return True
 
     def read(self) -> tuple[bool, np.ndarray | None]:
@@ -123,12 +123,12 @@ def test_container_count_may_be_off_by_little(
 ) -> None:
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr(Announcing, "frame_count", announced)
-    monkeypatch.setattr(preparation.cv2, "VideoCapture", Announcing)
+    monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
     if usable:
-        assert len(preparation.encode_video(tmp_path / "clip.mp4", 8, 95).jpegs) == 100
+        assert len(encoding.encode_video(tmp_path / "clip.mp4", 8, 95).jpegs) == 100
     else:
-        with pytest.raises(preparation.UnusableVideo, match="100 of 105 frames"):
-            preparation.encode_video(tmp_path / "clip.mp4", 8, 95)
+        with pytest.raises(encoding.UnusableVideo, match="100 of 105 frames"):
+            encoding.encode_video(tmp_path / "clip.mp4", 8, 95)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_impossible_frame_rate_is_unknown(
 ) -> None:
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr(Announcing, "frame_rate", rate)
-    monkeypatch.setattr(preparation.cv2, "VideoCapture", Announcing)
-    encoded = preparation.encode_video(tmp_path / "clip.mp4", 8, 95)
+    monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
+    encoded = encoding.encode_video(tmp_path / "clip.mp4", 8, 95)
     assert encoded.frame_rate == stored
-    video = preparation.Video(tmp_path / "clip.mp4", "clip.mp4", None)
-    context = preparation.to_example(video, "clip", None, encoded).context.feature
+    video = sources.Video(tmp_path / "clip.mp4", "clip.mp4", None)
+    context = encoding.to_example(video, "clip", None, encoded).context.feature
     assert context[schema.END].int64_list.value[0] == (8_000_000 if stored else 0)
     assert schema.LABEL_INDEX not in context and schema.LABEL_TEXT not in context
 
@@ -165,7 +165,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, schema.Spl
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
     output = tmp_path_factory.mktemp("out") / "records"
-    videos = preparation.find_videos(folder)
+    videos = sources.find_videos(folder)
     return output, preparation.prepare(videos, output, short_side=32, num_shards=3, workers=2)
 
 
@@ -233,7 +233,7 @@ def test_model_garden_reads_the_records(prepared: tuple[Path, schema.SplitInfo])
 class CrewOfOne:
     """Writes the shards in this process: what is no matter of processes is tested in less time."""
 
-    def __init__(self, shards: dict[str, list[preparation.Video]], task: preparation._Task) -> None:
+    def __init__(self, shards: dict[str, list[sources.Video]], task: preparation._Task) -> None:
         self.shards, self.task = shards, task
 
     def run(self, workers: int) -> dict[str, list[preparation._Outcome]]:
@@ -248,7 +248,7 @@ def test_bytes_depend_on_the_seed_and_not_on_workers(
 ) -> None:
     for i in range(6):
         write_clip(tmp_path / "videos" / f"{i}.mp4", length=5 + i)
-    videos = preparation.find_videos(tmp_path / "videos")
+    videos = sources.find_videos(tmp_path / "videos")
 
     def contents(name: str, workers: int, seed: int = 0) -> dict[str, bytes]:
         preparation.prepare(
@@ -266,9 +266,9 @@ def test_bytes_depend_on_the_seed_and_not_on_workers(
 
 def _work_and_die_of_killer(connection: Connection, task: object) -> None:
     """A worker whose decoder takes the process down with one of the videos."""
-    encode = preparation.encode_video
+    encode = encoding.encode_video
 
-    def fatal(path: str | Path, short_side: int, jpeg_quality: int) -> preparation.EncodedVideo:
+    def fatal(path: str | Path, short_side: int, jpeg_quality: int) -> encoding.EncodedVideo:
         if Path(path).stem == "killer":
             os._exit(9)
         return encode(path, short_side, jpeg_quality)
@@ -287,7 +287,7 @@ def test_video_that_kills_the_worker_costs_only_itself(
     for name in names:
         write_clip(tmp_path / "videos" / f"{name}.mp4")
     monkeypatch.setattr(preparation, "_work", _work_and_die_of_killer)
-    videos = preparation.find_videos(tmp_path / "videos")
+    videos = sources.find_videos(tmp_path / "videos")
     split = preparation.prepare(videos, tmp_path / "out", num_shards=1, short_side=48, seed=1)
     reason = "the process that read it for train-00000-of-00001 died, exit code 9"
     assert split.skipped == {"killer.mp4": reason}
@@ -301,7 +301,7 @@ def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.Monk
     output.mkdir()
     known.save(output)
     write_clip(tmp_path / "test" / "cricket" / "a.mp4")
-    videos = preparation.find_videos(tmp_path / "test")
+    videos = sources.find_videos(tmp_path / "test")
     with pytest.raises(ValueError, match="short_side is 64 .* have 48"):
         preparation.prepare(videos, output, "test", short_side=64)
     split = preparation.prepare(videos, output, "test", short_side=48)
@@ -314,7 +314,7 @@ def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.Monk
         preparation.prepare(videos, output, "test", short_side=48)
     write_clip(tmp_path / "test" / "diving" / "a.mp4")
     with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
-        preparation.prepare(preparation.find_videos(tmp_path / "test"), output, short_side=48)
+        preparation.prepare(sources.find_videos(tmp_path / "test"), output, short_side=48)
 
 
 def test_nothing_usable_is_an_error_that_says_why(
@@ -323,7 +323,7 @@ def test_nothing_usable_is_an_error_that_says_why(
     monkeypatch.setattr(preparation, "_Crew", CrewOfOne)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="None of 1 videos.*text.mp4: not a video"):
-        preparation.prepare(preparation.find_videos(tmp_path), tmp_path / "out")
+        preparation.prepare(sources.find_videos(tmp_path), tmp_path / "out")
     assert os.listdir(tmp_path / "out") == [schema.INFO_FILE]
     assert schema.DatasetInfo.load(tmp_path / "out").splits == {}
 
@@ -342,7 +342,7 @@ def test_impossible_arguments(tmp_path: Path, change: dict[str, object], complai
     arguments: dict[str, object] = {"output": "out"} | change
     arguments["output"] = tmp_path / str(arguments["output"])
     with pytest.raises((ValueError, OSError), match=complaint):
-        preparation.prepare(preparation.find_videos(tmp_path), **arguments)  # type: ignore[arg-type]
+        preparation.prepare(sources.find_videos(tmp_path), **arguments)  # type: ignore[arg-type]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -351,27 +351,27 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def labels(videos: list[preparation.Video]) -> dict[str, str | None]:
+def labels(videos: list[sources.Video]) -> dict[str, str | None]:
     return {video.name: video.label for video in videos}
 
 
 def test_folder_of_classes(tmp_path: Path) -> None:
     touch(tmp_path, "b c/2.MP4", "b c/1.webm", "a/x.avi", "a/x.txt", "readme.txt", ".hidden/x.avi")
-    found = preparation.find_videos(tmp_path)
+    found = sources.find_videos(tmp_path)
     assert labels(found) == {"a/x.avi": "a", "b c/1.webm": "b c", "b c/2.MP4": "b c"}
     assert [video.name for video in found] == sorted(labels(found))
 
 
 def test_folder_of_unlabelled_videos(tmp_path: Path) -> None:
     touch(tmp_path, "b.mp4", "a.mkv", "thumbnails/a.jpg")
-    assert labels(preparation.find_videos(tmp_path)) == {"a.mkv": None, "b.mp4": None}
+    assert labels(sources.find_videos(tmp_path)) == {"a.mkv": None, "b.mp4": None}
 
 
 def test_list_of_videos(tmp_path: Path) -> None:
     touch(tmp_path, "clips/my clip.mp4", "clips/b.mp4")
     listed = tmp_path / "list.txt"
     listed.write_bytes(b"clips/my clip.mp4 10\r\nclips/b.mp4\t9 \r\n\r\nclips/gone.mp4 9\r\n")
-    found = preparation.find_videos(listed)
+    found = sources.find_videos(listed)
     assert labels(found) == {"clips/my clip.mp4": "10", "clips/b.mp4": "9", "clips/gone.mp4": "9"}
     assert found[1].path == tmp_path / "clips" / "gone.mp4"
     # Numbers in their order, not that of their digits.
@@ -379,7 +379,7 @@ def test_list_of_videos(tmp_path: Path) -> None:
     assert info.labels == ["9", "10"]
 
     listed.write_text("b.mp4 bowling\n")
-    assert preparation.find_videos(listed, tmp_path / "clips")[0].path.is_file()
+    assert sources.find_videos(listed, tmp_path / "clips")[0].path.is_file()
 
 
 @pytest.mark.parametrize(
@@ -394,21 +394,21 @@ def test_list_that_can_not_be_used(tmp_path: Path, content: str, complaint: str)
     touch(tmp_path, "clip.mp4")
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=complaint):
-        preparation.find_videos(tmp_path / "list.txt")
+        sources.find_videos(tmp_path / "list.txt")
 
 
 def test_inputs_that_hold_no_videos(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
-        preparation.find_videos(tmp_path / "gone")
+        sources.find_videos(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="No videos in"):
-        preparation.find_videos(tmp_path)
+        sources.find_videos(tmp_path)
     touch(tmp_path, "train/archery/a.mp4")
     with pytest.raises(FileNotFoundError, match="direct subfolders"):
-        preparation.find_videos(tmp_path)  # "train" is no class
+        sources.find_videos(tmp_path)  # "train" is no class
     touch(tmp_path, "train/b.mp4")
     with pytest.raises(ValueError, match="'b.mp4'.*either one folder a class"):
-        preparation.find_videos(tmp_path / "train")
+        sources.find_videos(tmp_path / "train")
     with pytest.raises(ValueError, match="is a video: give its folder"):
-        preparation.find_videos(tmp_path / "train" / "b.mp4")
+        sources.find_videos(tmp_path / "train" / "b.mp4")
     with pytest.raises(ValueError, match="A root"):
-        preparation.find_videos(tmp_path, tmp_path)
+        sources.find_videos(tmp_path, tmp_path)

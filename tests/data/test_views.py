@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import noise_video, ramp_video
+
 from cvrl_tf.data import views
 
 

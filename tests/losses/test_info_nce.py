@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from cvrl_tf.losses.info_nce import contrastive_accuracy, contrastive_entropy, info_nce
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.losses.weight_decay import l2_of_kernels
 from cvrl_tf.models.heads import ProjectionHead
