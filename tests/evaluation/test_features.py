@@ -1,0 +1,101 @@
+"""Cached features against a loop by hand, and calibrated statistics against NumPy."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from cvrl_tf.data import clips, pipeline, records, schema, views
+from cvrl_tf.evaluation.features import calibrate, extract
+
+Contexts = Callable[[int], tf.distribute.InputContext]
+
+CLIPS = clips.EvenClips(num_frames=4, stride=2, num_clips=3)
+CROP = views.EvenCrops(size=16, short_side=16, num_crops=3)
+
+
+def encoder(frames: tf.Tensor, training: bool) -> tf.Tensor:
+    """[N, T, H, W, 3] to [N, 6]: not linear, so a mean of views is not a mean of their features."""
+    assert not training
+    mean = tf.reduce_mean(frames, axis=[1, 2, 3])
+    return tf.concat([mean, tf.math.reduce_std(frames, axis=[1, 2, 3])], axis=1)
+
+
+def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    split = schema.DatasetInfo.load(folder).split("train")
+    features, labels, names = [], [], []
+    seed = tf.zeros([2], tf.int32)
+    for serialized in records.in_order(records.shard_paths(folder, split)):
+        record = records.parse(serialized)
+        indices = CLIPS(tf.size(record["frames"]), seed)
+        frames = views.extract(record["frames"], indices, CROP, tf.zeros([3, 2], tf.int32))
+        pixels = frames.numpy().astype(np.float64) / 255
+        of_views = np.concatenate([pixels.mean((1, 2, 3)), pixels.std((1, 2, 3))], axis=1)
+        assert len(of_views) == 9
+        features.append(of_views.mean(axis=0))
+        labels.append(int(record["label"]))
+        names.append(record["video_id"].numpy().decode())
+    return np.stack(features), np.array(labels), names
+
+
+@pytest.mark.parametrize("batch", [1, 4, 17, 20])
+def test_extract(noise_records: Path, batch: int) -> None:
+    features, labels = extract(encoder, pipeline.Pipeline(noise_records, CLIPS, CROP), batch)
+    wanted, wanted_labels, names = by_hand(noise_records)
+    assert names == [f"video_{number}" for number in (*range(0, 17, 2), *range(1, 17, 2))]
+    assert features.shape == (17, 6) and features.dtype == np.float32
+    np.testing.assert_allclose(features, wanted, rtol=1e-5)
+    np.testing.assert_array_equal(labels, wanted_labels)
+    assert labels.dtype == np.int32
+    assert np.ptp(wanted[:, 0]) > 0.01  # videos that could be mixed up would prove nothing
+
+
+class OneNorm(keras.Model):
+    """A convolution, batch normalisation, and the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = keras.layers.Conv3D(5, (1, 3, 3))
+        self.norm = keras.layers.BatchNormalization(momentum=0.73, synchronized=True)
+
+    def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        return tf.reduce_mean(self.norm(self.conv(frames), training=training), axis=[1, 2, 3])
+
+
+def test_calibrate(noise_records: Path, one_worker: Contexts) -> None:
+    data = pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
+    model = OneNorm()
+    model.build((None, None, None, None, 3))
+    model.norm.moving_mean.assign(np.full(5, 77.0))  # whatever stood there is forgotten
+    model.norm.moving_variance.assign(np.full(5, 99.0))
+    model.norm.gamma.assign(np.linspace(0.5, 1.5, 5))
+    before = [weight.numpy() for weight in model.trainable_variables]
+    calibrate(model, data, batch=5)
+
+    means, variances = [], []
+    for examples in data.once(5, one_worker(1)):
+        frames = tf.cast(examples["frames"][:, 0], tf.float32) / 255
+        activations = model.conv(frames).numpy().astype(np.float64)
+        means.append(activations.mean(axis=(0, 1, 2, 3)))
+        variances.append(activations.var(axis=(0, 1, 2, 3)))
+    assert len(means) == 4
+    np.testing.assert_allclose(model.norm.moving_mean, np.mean(means, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(model.norm.moving_variance, np.mean(variances, axis=0), rtol=1e-4)
+    assert np.ptp(means, axis=0).min() > 1e-3  # the batches differ, so the order could matter
+
+    assert model.norm.momentum == 0.73
+    for weight, was in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(weight, was)
+
+
+def test_calibrated_features_are_normalised(noise_records: Path) -> None:
+    data = pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
+    model = OneNorm()
+    model.build((None, None, None, None, 3))
+    calibrate(model, data, batch=17)
+    features, _ = extract(model, data, batch=4)
+    # The mean over space of what has mean 0; before, the offset was that of the convolution.
+    np.testing.assert_allclose(features.mean(axis=0), np.zeros(5), atol=0.01)
