@@ -1,5 +1,9 @@
 """Records that the tests make: ramp videos, whose grey value tells the frame index."""
 
+import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
+
+# isort: split
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
 from cvrl_tf.data import schema
 
 ROOT = Path(__file__).parents[1]
+
+# Installed on one leg alone, by the extra [addons], whose tests `make addons-test` runs.
+collect_ignore = [] if importlib.util.find_spec("tensorflow_addons") else ["test_addons.py"]
 
 
 def ramp_video(length: int, height: int, width: int) -> np.ndarray:

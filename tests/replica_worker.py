@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-import cvrl_tf  # noqa: F401
 from cvrl_tf import distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models.heads import ProjectionHead

@@ -13,6 +13,8 @@ from conftest import ROOT
 
 from cvrl_tf import distribution
 
+pytestmark = pytest.mark.addons
+
 WORKER = str(ROOT / "tests" / "replica_worker.py")
 
 

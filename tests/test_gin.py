@@ -92,5 +92,17 @@ def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path
     assert spec == (16, 224, 224, 3)
 
 
+def test_lars_goes_behind_a_recipe(parameters: list[str], tmp_path: Path) -> None:
+    from official.modeling.optimization import lars
+
+    recipes = ["gin/demo/pretrain.gin", "gin/common/lars.gin"]
+    gin.parse_config_files_and_bindings(recipes, parameters)
+    model = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").model
+    assert isinstance(model.optimizer, lars.LARS)
+    names = [variable.name for variable in model.trainable_variables]
+    decayed = [name for name in names if model.optimizer._use_weight_decay(name)]
+    assert decayed == [name for name in names if "kernel" in name] and len(decayed) == 14
+
+
 def test_no_package_hides_gin() -> None:
     assert not list((ROOT / "gin").rglob("__init__.py"))

@@ -20,6 +20,8 @@ from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.tasks.pretrain import ContrastiveLearner
 
+pytestmark = pytest.mark.addons
+
 STEPS_PER_EPOCH = 3  # 17 videos, batches of 5
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from absl import logging
 
 # What FFmpeg knows under these names; other files in an input folder are no videos.
-VIDEO_ENDINGS = frozenset(
-    ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
-)
+VIDEO_ENDINGS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"}
+VIDEO_ENDINGS |= {".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
 @dataclasses.dataclass(frozen=True)

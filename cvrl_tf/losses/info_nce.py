@@ -11,7 +11,7 @@ def info_nce(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The contrastive loss of each anchor,
 
-        L_i = -log( exp(sim(z_i, z_i') / t) / sum over the 2N-1 others k of exp(sim(z_i, z_k) / t) ),
+        L_i = -log( exp(sim(z_i, z_i') / t) / sum over the 2N-1 others of exp(sim(z_i, z_k) / t) ),
 
     with sim the cosine. Both views of a video are anchors; the paper's loss is the mean over all of
     them. With all embeddings alike it is ln(2N - 1).

@@ -10,6 +10,8 @@ from conftest import ramp_video, write_records
 
 from cvrl_tf.data import clips, pipeline, records, schema, views
 
+pytestmark = pytest.mark.addons
+
 Contexts = Callable[[int], tf.distribute.InputContext]
 
 

@@ -7,6 +7,8 @@ from conftest import noise_video, ramp_video
 
 from cvrl_tf.data import views
 
+pytestmark = pytest.mark.addons
+
 
 def jpegs(video: np.ndarray) -> tf.Tensor:
     return tf.stack([tf.io.encode_jpeg(frame, quality=95) for frame in video])

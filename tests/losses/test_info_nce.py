@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from cvrl_tf.losses.info_nce import contrastive_accuracy, contrastive_entropy, info_nce
 
+pytestmark = pytest.mark.addons
+
 
 def equation_1(z: np.ndarray, temperature: float) -> np.ndarray:
     """L_i of every row of z [2N, E]; rows 2i and 2i + 1 are the views of a video."""

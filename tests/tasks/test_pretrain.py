@@ -11,6 +11,8 @@ from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.pretrain import ContrastiveLearner
 
+pytestmark = pytest.mark.addons
+
 
 def learner(**kwargs: float) -> ContrastiveLearner:
     keras.utils.set_random_seed(0)

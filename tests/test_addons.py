@@ -1,0 +1,60 @@
+"""TensorFlow Addons' optimisers, named in gin; collected where Addons is installed."""
+
+from pathlib import Path
+
+import gin
+import numpy as np
+import pytest
+import tensorflow_addons as tfa
+from conftest import ROOT
+
+from cvrl_tf import runner
+
+pytestmark = pytest.mark.addons
+
+RECIPE = """
+from __gin__ import dynamic_registration
+
+from tensorflow_addons import optimizers
+from cvrl_tf import runner
+from cvrl_tf.data import clips
+from cvrl_tf.data import views
+from cvrl_tf.models import resnet3d
+
+include 'gin/demo/pretrain.gin'
+
+runner.Run.optimizer = @optimizers.{name}
+runner.Run.global_batch = 4
+runner.Run.epochs = 1
+runner.Run.log_every = 1
+resnet3d.ResNet3D.width = 0.125
+clips.IndependentPair.num_frames = 4
+views.RandomResizedCrop.size = 16
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("LAMB", ""), ("SGDW", "optimizers.SGDW.weight_decay = 1e-4"), ("RectifiedAdam", "")],
+)
+def test_an_addons_optimiser_trains_and_resumes(
+    name: str, extra: str, noise_records: Path, tmp_path: Path
+) -> None:
+    def run() -> runner.Run:
+        gin.clear_config()
+        gin.add_config_file_search_path(str(ROOT))
+        gin.parse_config([RECIPE.format(name=name), extra, f"DATA_DIR='{noise_records}'"])
+        return gin.get_configurable(runner.Run)(model_dir=tmp_path)
+
+    first = run()
+    assert isinstance(first.model.optimizer, getattr(tfa.optimizers, name))
+    before = first.model.encoder.get_weights()
+    first.fit()
+    assert first.step == 4
+    after = first.model.encoder.get_weights()
+    assert any(np.any(a != b) for a, b in zip(before, after, strict=True))
+    again = run()
+    assert again.step == 4
+    slots = zip(again.model.optimizer.variables(), first.model.optimizer.variables(), strict=True)
+    for restored, expected in slots:
+        np.testing.assert_array_equal(restored, expected)
