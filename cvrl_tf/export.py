@@ -38,7 +38,10 @@ class ExportedEncoder(tf.Module):
         size: side of the square frames that it sees, pixels.
         """
         super().__init__()
-        self._encoder = encoder
+        # The variables are tracked, but not the Keras model itself, whose own traced training
+        # functions would be saved as well.
+        self._variables = encoder.variables
+        self._features_of = lambda clips: encoder(clips, training=False)
         self._size = size
 
     def _prepare(self, frames: tf.Tensor) -> tf.Tensor:
@@ -53,7 +56,7 @@ class ExportedEncoder(tf.Module):
     def _features(self, frames: tf.Tensor, batch_and_time: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.concat([batch_and_time, [self._size, self._size, 3]], axis=0)
         clips = tf.reshape(self._prepare(frames), shape)
-        return {"feature": self._encoder(clips, training=False)}
+        return {"feature": self._features_of(clips)}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, "clips")])
     def clips(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -93,10 +93,10 @@ class Run:
         keras.utils.set_random_seed(seed)
         with strategy.scope():
             self.model = task()
-            schedule = learning_rate(
+            self._schedule = learning_rate(
                 steps_per_epoch=self.steps_per_epoch, epochs=epochs, global_batch=global_batch
             )
-            self.model.compile(optimizer(learning_rate=schedule))
+            self.model.compile(optimizer(learning_rate=self._schedule))
             _create_slots(self.model)
         self._manager = self._checkpoint_manager(keep_checkpoints)
         latest = self._manager.latest_checkpoint or tf.train.latest_checkpoint(self._folder)
@@ -156,7 +156,7 @@ class Run:
             self._write_facts()
         callbacks = [_Checkpoints(self._manager, self._checkpoint_every)]
         if self._is_chief:
-            callbacks.append(_MetricsLog(self.model_dir, self._log_every))
+            callbacks.append(_MetricsLog(self.model_dir, self._log_every, self._schedule))
         done = self.step // self.steps_per_epoch
         left_of_epoch = -self.step % self.steps_per_epoch
         if done >= self._epochs:
@@ -261,8 +261,9 @@ class _Checkpoints(keras.callbacks.Callback):
 class _MetricsLog(keras.callbacks.Callback):
     """Metrics as JSON lines and for TensorBoard, by optimiser step."""
 
-    def __init__(self, model_dir: Path, every: int) -> None:
+    def __init__(self, model_dir: Path, every: int, learning_rate: Any) -> None:
         super().__init__()
+        self._learning_rate = learning_rate
         self._path = model_dir / "metrics.jsonl"
         self._writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
         self._every = every
@@ -288,8 +289,7 @@ class _MetricsLog(keras.callbacks.Callback):
         self._write(int(self.model.optimizer.iterations.numpy()), {"epoch": epoch + 1, **values})
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
-        rate = self.model.optimizer.learning_rate
-        # Of the step just done. Keras's older optimisers hand out the schedule itself.
+        rate = self._learning_rate  # of the step just done
         values["learning_rate"] = rate(step - 1) if callable(rate) else rate
         numbers = {name: float(value) for name, value in values.items()}
         with self._path.open("a") as lines:

@@ -3,8 +3,11 @@
 import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
 
 # isort: split
+import contextlib
 import importlib.util
+import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +76,18 @@ def child_environment() -> dict[str, str]:
     """For the processes that tests start: they find the package, and TensorFlow says little."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+def cluster_environments(environment: dict[str, str], workers: int) -> list[dict[str, str]]:
+    """Environments of the processes of a cluster on loopback, on ports that were free just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    cluster = {"worker": addresses}
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(workers)]
+    return [{**environment, "TF_CONFIG": json.dumps(task)} for task in tasks]
 
 
 @pytest.fixture

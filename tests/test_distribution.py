@@ -1,15 +1,13 @@
 """The same numbers on one replica, on several, and in several processes."""
 
-import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cluster_environments
 
 from cvrl_tf import distribution
 
@@ -18,12 +16,10 @@ pytestmark = pytest.mark.addons
 WORKER = str(ROOT / "tests" / "replica_worker.py")
 
 
-def run(
-    environment: dict[str, str], output: Path, strategy: str, cpus: int, tf_config: str = ""
-) -> subprocess.Popen:
+def run(environment: dict[str, str], output: Path, strategy: str, cpus: int) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, WORKER, str(output), strategy, str(cpus)],
-        env={**environment, **({"TF_CONFIG": tf_config} if tf_config else {})},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -68,24 +64,12 @@ def test_mirrored_equals_one_replica(
     assert_same_numbers(result, one_replica)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_two_processes_equal_one_replica(
     one_replica: dict, tmp_path: Path, child_environment: dict
 ) -> None:
     output = tmp_path / "result.npz"
-    cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
-    configs = [
-        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        for index in range(2)
-    ]
-    finish(
-        [run(child_environment, output, "multi_worker_mirrored", 0, config) for config in configs]
-    )
+    workers = cluster_environments(child_environment, 2)
+    finish([run(worker, output, "multi_worker_mirrored", 0) for worker in workers])
     result = dict(np.load(output))
     assert result["replicas"] == 2
     assert_same_numbers(result, one_replica)

@@ -65,7 +65,8 @@ def _embed(export: Path, videos: list[Path]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected {argv[1:]}.")
     output = Path(_OUTPUT.value).resolve()
     videos, records, run = output / "videos", output / "records", output / "pretrain"
     probe, export = output / "probe.json", output / "export"

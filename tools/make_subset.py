@@ -17,7 +17,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Another subset for another seed.")
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected {argv[1:]}.")
     name = f"{_SPLIT.value}_{_PERCENT.value:g}pct"
     try:
         split = subsets.write_subset(
