@@ -7,8 +7,6 @@ from scipy import stats
 
 from cvrl_tf.data import clips
 
-pytestmark = pytest.mark.addons
-
 
 def draw(sampler: clips.IndependentPair, length: int, count: int) -> np.ndarray:
     """Indices of many seeds, [count, V, T]."""
