@@ -28,7 +28,7 @@ runner.Run.global_batch = 4
 runner.Run.epochs = 1
 runner.Run.log_every = 1
 resnet3d.ResNet3D.width = 0.125
-clips.IndependentPair.num_frames = 4
+clips.UniformClips.num_frames = 4
 views.RandomResizedCrop.size = 16
 """
 

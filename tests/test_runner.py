@@ -42,7 +42,7 @@ def new_run(folder: Path, records: Path, **changes: Any) -> runner.Run:
         "model_dir": folder,
         "strategy": distribution.strategy(),
         "train_data": pipeline.Pipeline(
-            records, clips.IndependentPair(4, 2), views.RandomResizedCrop(16)
+            records, clips.UniformClips(4, 2, 2), views.RandomResizedCrop(16)
         ),
         "task": learner,
         "optimizer": lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
@@ -146,7 +146,7 @@ def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
 
     changes: dict[str, Any] = {
         "train_data": pipeline.Pipeline(
-            noise_records, clips.RandomClip(4, 2), views.RandomResizedCrop(16)
+            noise_records, clips.UniformClips(4, 2, 1), views.RandomResizedCrop(16)
         ),
         "eval_data": pipeline.Pipeline(
             noise_records, clips.EvenClips(4, 2, 2), views.EvenCrops(16, 16, 3), split="test"

@@ -26,20 +26,23 @@ def _below(uniform: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class IndependentPair:
-    """Two clips whose starts are drawn uniformly and independently (the paper's first version).
+class UniformClips:
+    """Clips whose starts are drawn uniformly and independently.
+
+    Two are the pair of the paper's first version; one is for supervised and the probe's training.
 
     Attributes:
       num_frames: T.
       stride: frames from one frame of the clip to the next.
+      num_clips: V.
     """
 
     num_frames: int
     stride: int
-    num_clips = 2
+    num_clips: int
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        draws = tf.random.stateless_uniform([2], seed)
+        draws = tf.random.stateless_uniform([self.num_clips], seed)
         starts = _below(draws, _num_starts(self.num_frames, self.stride, length))
         return _consecutive(starts, self.num_frames, self.stride, length)
 
@@ -53,7 +56,9 @@ class DecreasingPair:
     delta = M (1 - sqrt(1 - u)). The earlier start is uniform on what is left, and which of the two
     clips is the earlier one is a coin toss.
 
-    Attributes: as `IndependentPair`.
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of the clip to the next.
     """
 
     num_frames: int
@@ -74,7 +79,9 @@ class DecreasingPair:
 class SamePair:
     """The same clip twice, its start uniform: the 'spatial augmentation only' row of table 4.
 
-    Attributes: as `IndependentPair`.
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of the clip to the next.
     """
 
     num_frames: int
@@ -82,24 +89,7 @@ class SamePair:
     num_clips = 2
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return tf.repeat(RandomClip(self.num_frames, self.stride)(length, seed), 2, axis=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomClip:
-    """One clip at a uniform start: supervised training and the probe's training.
-
-    Attributes: as `IndependentPair`.
-    """
-
-    num_frames: int
-    stride: int
-    num_clips = 1
-
-    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        draws = tf.random.stateless_uniform([1], seed)
-        starts = _below(draws, _num_starts(self.num_frames, self.stride, length))
-        return _consecutive(starts, self.num_frames, self.stride, length)
+        return tf.repeat(UniformClips(self.num_frames, self.stride, 1)(length, seed), 2, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

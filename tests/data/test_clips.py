@@ -8,7 +8,7 @@ from scipy import stats
 from cvrl_tf.data import clips
 
 
-def draw(sampler: clips.IndependentPair, length: int, count: int) -> np.ndarray:
+def draw(sampler: clips.UniformClips, length: int, count: int) -> np.ndarray:
     """Indices of many seeds, [count, V, T]."""
     seeds = np.stack([np.arange(count), np.full(count, 7)], axis=1).astype(np.int32)
     data = tf.data.Dataset.from_tensor_slices(seeds)
@@ -17,33 +17,33 @@ def draw(sampler: clips.IndependentPair, length: int, count: int) -> np.ndarray:
 
 
 ALL = [
-    clips.IndependentPair(16, 2),
+    clips.UniformClips(16, 2, 2),
     clips.DecreasingPair(16, 2),
     clips.SamePair(16, 2),
-    clips.RandomClip(16, 2),
+    clips.UniformClips(16, 2, 1),
     clips.EvenClips(16, 2, num_clips=10),
 ]
 
 
-@pytest.mark.parametrize("sampler", ALL, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", ALL, ids=lambda s: f"{type(s).__name__}x{s.num_clips}")
 @pytest.mark.parametrize("length", [31, 32, 250])
-def test_frames_are_a_stride_apart_and_inside(sampler: clips.RandomClip, length: int) -> None:
+def test_frames_are_a_stride_apart_and_inside(sampler: clips.UniformClips, length: int) -> None:
     indices = draw(sampler, length, 50)
     assert indices.shape == (50, sampler.num_clips, 16)
     assert indices.min() >= 0 and indices.max() < length
     np.testing.assert_array_equal(np.diff(indices, axis=-1), 2)
 
 
-@pytest.mark.parametrize("sampler", ALL, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", ALL, ids=lambda s: f"{type(s).__name__}x{s.num_clips}")
 @pytest.mark.parametrize("length", [1, 5, 30])
-def test_short_videos_loop(sampler: clips.RandomClip, length: int) -> None:
+def test_short_videos_loop(sampler: clips.UniformClips, length: int) -> None:
     indices = draw(sampler, length, 5)
     expected = (2 * np.arange(16)) % length
     np.testing.assert_array_equal(indices, np.broadcast_to(expected, indices.shape))
 
 
 def test_independent_starts_are_uniform_and_independent() -> None:
-    starts = draw(clips.IndependentPair(16, 2), 250, 20_000)[:, :, 0]
+    starts = draw(clips.UniformClips(16, 2, 2), 250, 20_000)[:, :, 0]
     assert starts.min() == 0 and starts.max() == 219  # L - (T - 1) * stride = 220 starts
     for view in range(2):
         counts = np.bincount(starts[:, view], minlength=220)

@@ -17,7 +17,7 @@ Contexts = Callable[[int], tf.distribute.InputContext]
 
 def training(folder: Path, **kwargs: int) -> pipeline.Pipeline:
     return pipeline.Pipeline(
-        folder, clips.IndependentPair(4, 2), views.RandomResizedCrop(16), **kwargs
+        folder, clips.UniformClips(4, 2, 2), views.RandomResizedCrop(16), **kwargs
     )
 
 
