@@ -110,7 +110,7 @@ def test_rows_are_of_modules_that_exist() -> None:
         ("cvrl_tf.losses.new", "from cvrl_tf import models", ["cvrl_tf.models"]),
         ("cvrl_tf.losses.new", "from ..models import heads", ["cvrl_tf.models.heads"]),
         ("cvrl_tf.losses.new", "from . import info_nce", []),
-        ("cvrl_tf.losses.new", "def f():\n  from cvrl_tf.data.clips import RandomClip",
+        ("cvrl_tf.losses.new", "def f():\n  from cvrl_tf.data.clips import UniformClips",
          ["cvrl_tf.data.clips"]),
         ("cvrl_tf.data.records", "from cvrl_tf.data import clips, schema", ["cvrl_tf.data.clips"]),
         ("cvrl_tf.runner", "from cvrl_tf.tasks.pretrain import ContrastiveLearner",
