@@ -4,6 +4,7 @@ Videos -> records -> pretraining -> probe -> report -> export -> features of a f
 call goes on where the first one stopped.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,9 @@ import numpy as np
 from absl import app, flags
 
 from cvrl_tf.data import schema
+
+# Before TensorFlow is imported, here and in the steps.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _ROOT = Path(__file__).parents[1]
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything that the demo makes.")

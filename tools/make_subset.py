@@ -4,9 +4,13 @@ python tools/make_subset.py --data_dir=records/k400 --split=train --percent=1
 writes the split `train_1pct` beside it.
 """
 
+import os
 import sys
 
 from absl import app, flags
+
+# Before TensorFlow is imported: its start-up notes would bury what there is to say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from cvrl_tf.data import subsets
 

@@ -9,11 +9,15 @@ The input is a folder of folders, one a class; or a folder of unlabelled videos;
 a folder settles its labels and its --short_side.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
 
 from absl import app, flags
+
+# Before TensorFlow is imported: its start-up notes would bury what there is to say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from cvrl_tf.data import preparation, schema, sources
 

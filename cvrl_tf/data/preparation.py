@@ -99,8 +99,6 @@ def prepare(
     shards = {
         f"{split}-{i:05d}-of-{num_shards:05d}": videos[i::num_shards] for i in range(num_shards)
     }
-    # Workers import TensorFlow, which would tell each terminal about its instruction sets.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     outcomes = _Crew(shards, task).run(workers or len(os.sched_getaffinity(0)))
     written = _summarise(outcomes)
     if not written.num_examples:
