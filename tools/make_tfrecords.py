@@ -5,8 +5,16 @@
     python tools/make_tfrecords.py --input=list.txt --root=videos --output=records
 
 The input is a folder of folders, one a class; or a folder of unlabelled videos; or a text file of
-`path label` lines, where the label is what follows the last white space. The first split written to
-a folder settles its labels and its --short_side.
+`path label` lines, where the label is what follows the last white space; or, with --format, the
+annotation of a data set:
+
+    --format=kinetics --input=train.csv --root=replacements --root=train
+    --format=ucf101   --input=ucfTrainTestlist/trainlist01.txt --root=UCF-101
+    --format=hmdb51   --input='hmdb51_splits/*_test_split1.txt' --root=hmdb51 --split=train
+    --format=ssv2     --input=something-something-v2-train.json --root=20bn-something-something-v2
+    --format=csv      --input=clips.csv (columns path, and perhaps label, start, end in seconds)
+
+The first split written to a folder settles its labels and its --short_side.
 """
 
 import os
@@ -19,12 +27,15 @@ from absl import app, flags
 # Before TensorFlow is imported: its start-up notes would bury what there is to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from cvrl_tf.data import preparation, schema, sources
+from cvrl_tf.data import annotations, preparation, schema
 
-_INPUT = flags.DEFINE_string("input", None, "Folder of videos, or text file.", required=True)
+_INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the records.", required=True)
-_ROOT = flags.DEFINE_string(
-    "root", None, "Where the paths in a text file start from; by default where that file is."
+_FORMAT = flags.DEFINE_enum(
+    "format", None, list(annotations.FORMATS), "By default folders for a folder, list for a file."
+)
+_ROOT = flags.DEFINE_multi_string(
+    "root", [], "Folder of the videos, by default the input's; repeat it to search several in turn."
 )
 _SPLIT = flags.DEFINE_string("split", "train", "Name of the split to write.")
 _SHORT_SIDE = flags.DEFINE_integer(
@@ -66,7 +77,7 @@ def main(argv: list[str]) -> None:
     start = time.monotonic()
     try:
         split = preparation.prepare(
-            sources.find_videos(_INPUT.value, _ROOT.value),
+            annotations.read(_INPUT.value, _ROOT.value, _SPLIT.value, _FORMAT.value),
             _OUTPUT.value,
             split=_SPLIT.value,
             short_side=_SHORT_SIDE.value,

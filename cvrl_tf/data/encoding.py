@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from cvrl_tf.data import schema
-from cvrl_tf.data.sources import Video
+from cvrl_tf.data.annotations import Video
 
 _MAX_RECORD_BYTES = 2**31 - 2**20  # a protocol buffer ends at 2 GiB
 _FRAME_RATES = (1.0, 500.0)  # containers without a rate give 0, NaN, 1,000 or 90,000
@@ -36,7 +36,13 @@ class EncodedVideo:
     width: int
 
 
-def encode_video(path: str | Path, short_side: int, jpeg_quality: int) -> EncodedVideo:
+def encode_video(
+    path: str | Path,
+    short_side: int,
+    jpeg_quality: int,
+    start: float | None = None,
+    end: float | None = None,
+) -> EncodedVideo:
     """Decodes a video, upright, and encodes its frames one by one.
 
     Args:
@@ -44,9 +50,12 @@ def encode_video(path: str | Path, short_side: int, jpeg_quality: int) -> Encode
       short_side: of the stored frames, pixels; smaller videos are enlarged, so that crops of a
         given size mean the same in all of them.
       jpeg_quality: 1 to 100.
+      start: seconds; frames before it are left out.
+      end: seconds; so are those at it and after it.
 
     Raises:
-      UnusableVideo: it can't be decoded, ends early, or is too long for a record.
+      UnusableVideo: it can't be decoded, ends early, is too long for a record, or has no frame
+        between `start` and `end`.
     """
     if not Path(path).is_file():
         raise UnusableVideo("no such file")
@@ -59,8 +68,13 @@ def encode_video(path: str | Path, short_side: int, jpeg_quality: int) -> Encode
         raise UnusableVideo("not a video, or no video stream in it that can be decoded")
     jpegs: list[bytes] = []
     size = None
-    num_bytes = 0
+    num_bytes = num_decoded = 0
     while (frame := capture.read()[1]) is not None:
+        num_decoded += 1
+        if start is not None and _seconds(capture) < start:
+            continue
+        if end is not None and _seconds(capture) >= end:
+            break
         if size is None:
             scale = short_side / min(frame.shape[:2])
             size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
@@ -71,12 +85,20 @@ def encode_video(path: str | Path, short_side: int, jpeg_quality: int) -> Encode
         num_bytes += len(jpegs[-1])
         if num_bytes > _MAX_RECORD_BYTES:
             raise UnusableVideo(f"over 2 GiB of JPEGs after {len(jpegs)} frames: cut it in pieces")
-    if size is None:
+    if not num_decoded:
         raise UnusableVideo("no frame decodes")
-    _check_length(len(jpegs), capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if end is None:
+        _check_length(num_decoded, capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if size is None:
+        raise UnusableVideo(f"no frame from {start or 0:g} s to {end or _seconds(capture):g} s")
     rate = capture.get(cv2.CAP_PROP_FPS)
     known = _FRAME_RATES[0] <= rate <= _FRAME_RATES[1]  # false for NaN
     return EncodedVideo(jpegs, rate if known else 0.0, height=size[1], width=size[0])
+
+
+def _seconds(capture: cv2.VideoCapture) -> float:
+    """Time of the frame last read."""
+    return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 
 def _to_jpeg(frame: np.ndarray, quality: int) -> bytes:
@@ -100,11 +122,12 @@ def to_example(
 ) -> tf.train.SequenceExample:
     """A record in the layout of `schema`. Its end is 0 where the frame rate is unknown."""
     rate, length = encoded.frame_rate, len(encoded.jpegs)
+    start = round(1e6 * (video.start or 0))
     context = {
         schema.FILENAME: _bytes(os.fsencode(video.name)),
         schema.VIDEO_ID: _bytes(os.fsencode(video_id)),
-        schema.START: _int64(0),
-        schema.END: _int64(round(1e6 * length / rate) if rate else 0),
+        schema.START: _int64(start),
+        schema.END: _int64(start + round(1e6 * length / rate) if rate else 0),
         schema.FRAME_RATE: tf.train.Feature(float_list=tf.train.FloatList(value=[rate])),
         schema.NUM_FRAMES: _int64(length),
         schema.HEIGHT: _int64(encoded.height),

@@ -24,8 +24,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from cvrl_tf.data import schema
+from cvrl_tf.data.annotations import Video
 from cvrl_tf.data.encoding import UnusableVideo, encode_video, to_example
-from cvrl_tf.data.sources import Video
 
 _VIDEOS_PER_SHARD = 32  # 10 s each at 256 pixels make 150 MB, the size TensorFlow's guide advises
 _MAX_SHARDS = 1024
@@ -283,7 +283,9 @@ def _write_shard(
     with tf.io.TFRecordWriter(str(aside)) as writer:
         for video in videos:
             try:
-                encoded = encode_video(video.path, task.short_side, task.jpeg_quality)
+                encoded = encode_video(
+                    video.path, task.short_side, task.jpeg_quality, video.start, video.end
+                )
             except Exception as error:  # whatever it is, the other videos are none the worse
                 reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
                 report(_Outcome(video, reason=reason))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cvrl_tf.data import encoding, preparation, records, schema, sources
+from cvrl_tf.data import annotations, encoding, preparation, records, schema
 
 STEP = 7
 
@@ -66,6 +66,22 @@ def test_frames_keep_order_number_and_aspect(
     assert len(encoded.jpegs) == 30
     np.testing.assert_allclose(frame_indices(encoded.jpegs), np.arange(30), atol=0.45)
     assert encoded.frame_rate == pytest.approx(29.97, abs=0.005)
+
+
+def test_a_part_is_cut_out_by_time(tmp_path: Path) -> None:
+    """25 frames a second: from 0.2 s to 0.6 s are the frames 5 to 14."""
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    whole = encoding.encode_video(clip, 64, 95).jpegs
+    assert encoding.encode_video(clip, 64, 95, 0.2, 0.6).jpegs == whole[5:15]
+    assert encoding.encode_video(clip, 64, 95, 0.6).jpegs == whole[15:]
+    assert encoding.encode_video(clip, 64, 95, None, 0.2).jpegs == whole[:5]
+    with pytest.raises(encoding.UnusableVideo, match="no frame from 7 s to 9 s"):
+        encoding.encode_video(clip, 64, 95, 7.0, 9.0)
+    video = annotations.Video(clip, "clip", None, 0.2, 0.6)
+    encoded = encoding.encode_video(clip, 64, 95, video.start, video.end)
+    context = encoding.to_example(video, "clip", None, encoded).context.feature
+    assert context[schema.START].int64_list.value[0] == 200_000
+    assert context[schema.END].int64_list.value[0] == 600_000
 
 
 def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
@@ -142,7 +158,7 @@ def test_impossible_frame_rate_is_unknown(
     monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
     encoded = encoding.encode_video(tmp_path / "clip.mp4", 8, 95)
     assert encoded.frame_rate == stored
-    video = sources.Video(tmp_path / "clip.mp4", "clip.mp4", None)
+    video = annotations.Video(tmp_path / "clip.mp4", "clip.mp4", None)
     context = encoding.to_example(video, "clip", None, encoded).context.feature
     assert context[schema.END].int64_list.value[0] == (8_000_000 if stored else 0)
     assert schema.LABEL_INDEX not in context and schema.LABEL_TEXT not in context
@@ -165,7 +181,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, schema.Spl
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
     output = tmp_path_factory.mktemp("out") / "records"
-    videos = sources.find_videos(folder)
+    videos = annotations.read(folder)
     return output, preparation.prepare(videos, output, short_side=32, num_shards=3, workers=2)
 
 
@@ -233,7 +249,7 @@ def test_model_garden_reads_the_records(prepared: tuple[Path, schema.SplitInfo])
 class CrewOfOne:
     """Writes the shards in this process: what is no matter of processes is tested in less time."""
 
-    def __init__(self, shards: dict[str, list[sources.Video]], task: preparation._Task) -> None:
+    def __init__(self, shards: dict[str, list[annotations.Video]], task: preparation._Task) -> None:
         self.shards, self.task = shards, task
 
     def run(self, workers: int) -> dict[str, list[preparation._Outcome]]:
@@ -248,7 +264,7 @@ def test_bytes_depend_on_the_seed_and_not_on_workers(
 ) -> None:
     for i in range(6):
         write_clip(tmp_path / "videos" / f"{i}.mp4", length=5 + i)
-    videos = sources.find_videos(tmp_path / "videos")
+    videos = annotations.read(tmp_path / "videos")
 
     def contents(name: str, workers: int, seed: int = 0) -> dict[str, bytes]:
         preparation.prepare(
@@ -287,7 +303,7 @@ def test_video_that_kills_the_worker_costs_only_itself(
     for name in names:
         write_clip(tmp_path / "videos" / f"{name}.mp4")
     monkeypatch.setattr(preparation, "_work", _work_and_die_of_killer)
-    videos = sources.find_videos(tmp_path / "videos")
+    videos = annotations.read(tmp_path / "videos")
     split = preparation.prepare(videos, tmp_path / "out", num_shards=1, short_side=48, seed=1)
     reason = "the process that read it for train-00000-of-00001 died, exit code 9"
     assert split.skipped == {"killer.mp4": reason}
@@ -301,7 +317,7 @@ def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.Monk
     output.mkdir()
     known.save(output)
     write_clip(tmp_path / "test" / "cricket" / "a.mp4")
-    videos = sources.find_videos(tmp_path / "test")
+    videos = annotations.read(tmp_path / "test")
     with pytest.raises(ValueError, match="short_side is 64 .* have 48"):
         preparation.prepare(videos, output, "test", short_side=64)
     split = preparation.prepare(videos, output, "test", short_side=48)
@@ -314,7 +330,7 @@ def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.Monk
         preparation.prepare(videos, output, "test", short_side=48)
     write_clip(tmp_path / "test" / "diving" / "a.mp4")
     with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
-        preparation.prepare(sources.find_videos(tmp_path / "test"), output, short_side=48)
+        preparation.prepare(annotations.read(tmp_path / "test"), output, short_side=48)
 
 
 def test_nothing_usable_is_an_error_that_says_why(
@@ -323,7 +339,7 @@ def test_nothing_usable_is_an_error_that_says_why(
     monkeypatch.setattr(preparation, "_Crew", CrewOfOne)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="None of 1 videos.*text.mp4: not a video"):
-        preparation.prepare(sources.find_videos(tmp_path), tmp_path / "out")
+        preparation.prepare(annotations.read(tmp_path), tmp_path / "out")
     assert os.listdir(tmp_path / "out") == [schema.INFO_FILE]
     assert schema.DatasetInfo.load(tmp_path / "out").splits == {}
 
@@ -342,73 +358,4 @@ def test_impossible_arguments(tmp_path: Path, change: dict[str, object], complai
     arguments: dict[str, object] = {"output": "out"} | change
     arguments["output"] = tmp_path / str(arguments["output"])
     with pytest.raises((ValueError, OSError), match=complaint):
-        preparation.prepare(sources.find_videos(tmp_path), **arguments)  # type: ignore[arg-type]
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def labels(videos: list[sources.Video]) -> dict[str, str | None]:
-    return {video.name: video.label for video in videos}
-
-
-def test_folder_of_classes(tmp_path: Path) -> None:
-    touch(tmp_path, "b c/2.MP4", "b c/1.webm", "a/x.avi", "a/x.txt", "readme.txt", ".hidden/x.avi")
-    found = sources.find_videos(tmp_path)
-    assert labels(found) == {"a/x.avi": "a", "b c/1.webm": "b c", "b c/2.MP4": "b c"}
-    assert [video.name for video in found] == sorted(labels(found))
-
-
-def test_folder_of_unlabelled_videos(tmp_path: Path) -> None:
-    touch(tmp_path, "b.mp4", "a.mkv", "thumbnails/a.jpg")
-    assert labels(sources.find_videos(tmp_path)) == {"a.mkv": None, "b.mp4": None}
-
-
-def test_list_of_videos(tmp_path: Path) -> None:
-    touch(tmp_path, "clips/my clip.mp4", "clips/b.mp4")
-    listed = tmp_path / "list.txt"
-    listed.write_bytes(b"clips/my clip.mp4 10\r\nclips/b.mp4\t9 \r\n\r\nclips/gone.mp4 9\r\n")
-    found = sources.find_videos(listed)
-    assert labels(found) == {"clips/my clip.mp4": "10", "clips/b.mp4": "9", "clips/gone.mp4": "9"}
-    assert found[1].path == tmp_path / "clips" / "gone.mp4"
-    # Numbers in their order, not that of their digits.
-    info = preparation._open_info(tmp_path, 8, found)
-    assert info.labels == ["9", "10"]
-
-    listed.write_text("b.mp4 bowling\n")
-    assert sources.find_videos(listed, tmp_path / "clips")[0].path.is_file()
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("clip.mp4 1\nclip.mp4\n", r"list.txt:2: 'clip.mp4' is not `path label`"),
-        ("clip.mp4 1\nclip.mp4 2\n", r"list.txt:2: 'clip.mp4' stands in line 1 already"),
-        ("other.mp4 1\n", "No videos under .* correct the root"),
-    ],
-)
-def test_list_that_can_not_be_used(tmp_path: Path, content: str, complaint: str) -> None:
-    touch(tmp_path, "clip.mp4")
-    (tmp_path / "list.txt").write_text(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=complaint):
-        sources.find_videos(tmp_path / "list.txt")
-
-
-def test_inputs_that_hold_no_videos(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="gone"):
-        sources.find_videos(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="No videos in"):
-        sources.find_videos(tmp_path)
-    touch(tmp_path, "train/archery/a.mp4")
-    with pytest.raises(FileNotFoundError, match="direct subfolders"):
-        sources.find_videos(tmp_path)  # "train" is no class
-    touch(tmp_path, "train/b.mp4")
-    with pytest.raises(ValueError, match="'b.mp4'.*either one folder a class"):
-        sources.find_videos(tmp_path / "train")
-    with pytest.raises(ValueError, match="is a video: give its folder"):
-        sources.find_videos(tmp_path / "train" / "b.mp4")
-    with pytest.raises(ValueError, match="A root"):
-        sources.find_videos(tmp_path, tmp_path)
+        preparation.prepare(annotations.read(tmp_path), **arguments)  # type: ignore[arg-type]
