@@ -28,6 +28,7 @@ from absl import app, flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from cvrl_tf.data import annotations, preparation, schema
+from cvrl_tf.data.encoding import FrameOptions
 
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the records.", required=True)
@@ -46,6 +47,15 @@ _NUM_SHARDS = flags.DEFINE_integer(
 )
 _JPEG_QUALITY = flags.DEFINE_integer(
     "jpeg_quality", 95, "Of the stored frames.", lower_bound=1, upper_bound=100
+)
+_FPS = flags.DEFINE_float(
+    "fps", None, "Frames per second to store; by default the video's own.", lower_bound=0.01
+)
+_MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", None, "What comes later in a video is left out.", lower_bound=0.01
+)
+_PATIENCE = flags.DEFINE_float(
+    "patience", 600, "Seconds for one video, after which its decoder is taken to hang."
 )
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Processes; by default one for every core.", lower_bound=1
@@ -80,11 +90,13 @@ def main(argv: list[str]) -> None:
             annotations.read(_INPUT.value, _ROOT.value, _SPLIT.value, _FORMAT.value),
             _OUTPUT.value,
             split=_SPLIT.value,
-            short_side=_SHORT_SIDE.value,
+            frames=FrameOptions(
+                _SHORT_SIDE.value, _JPEG_QUALITY.value, _FPS.value, _MAX_SECONDS.value
+            ),
             num_shards=_NUM_SHARDS.value,
-            jpeg_quality=_JPEG_QUALITY.value,
             workers=_WORKERS.value,
             seed=_SEED.value,
+            patience=_PATIENCE.value,
         )
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
@@ -92,7 +104,7 @@ def main(argv: list[str]) -> None:
         whole = len(list(Path(_OUTPUT.value).glob(f"{_SPLIT.value}-*-of-*")))
         print(
             f"\nInterrupted: {whole} whole shards of split {_SPLIT.value!r} are in "
-            f"{_OUTPUT.value}, and not entered in {schema.INFO_FILE}. Delete them to begin again.",
+            f"{_OUTPUT.value}. The same command goes on.",
             file=sys.stderr,
         )
         sys.exit(130)

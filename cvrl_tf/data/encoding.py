@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,25 @@ _FRAME_RATES = (1.0, 500.0)  # containers without a rate give 0, NaN, 1,000 or 9
 
 class UnusableVideo(Exception):
     """A video that is not written; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameOptions:
+    """How frames are stored.
+
+    Attributes:
+      short_side: pixels; smaller videos are enlarged, so that crops of a given size mean the same
+        in all of them.
+      jpeg_quality: 1 to 100.
+      fps: frames per second to store, by dropping or repeating frames by their time; None for the
+        rate of the video.
+      max_seconds: what comes later is left out; None for no limit.
+    """
+
+    short_side: int = 256
+    jpeg_quality: int = 95
+    fps: float | None = None
+    max_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +58,7 @@ class EncodedVideo:
 
 def encode_video(
     path: str | Path,
-    short_side: int,
-    jpeg_quality: int,
+    options: FrameOptions,
     start: float | None = None,
     end: float | None = None,
 ) -> EncodedVideo:
@@ -47,9 +66,7 @@ def encode_video(
 
     Args:
       path: of the video.
-      short_side: of the stored frames, pixels; smaller videos are enlarged, so that crops of a
-        given size mean the same in all of them.
-      jpeg_quality: 1 to 100.
+      options: how the frames are stored.
       start: seconds; frames before it are left out.
       end: seconds; so are those at it and after it.
 
@@ -66,39 +83,75 @@ def encode_video(
     )
     if not capture.isOpened():
         raise UnusableVideo("not a video, or no video stream in it that can be decoded")
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0  # NaN as well
+    start = start or 0.0
+    if options.max_seconds is not None:
+        end = min(start + options.max_seconds, end or float("inf"))
+    timed_frames = _decode(capture, start, end)
+    frames: Iterator[np.ndarray] = (frame for _, frame in timed_frames)
+    if options.fps is not None:
+        if not rate:
+            raise UnusableVideo("its frame rate is unknown, so it can't be changed")
+        frames = _resample(timed_frames, 1 / rate, options.fps)
     jpegs: list[bytes] = []
-    size = None
-    num_bytes = num_decoded = 0
-    while (frame := capture.read()[1]) is not None:
-        num_decoded += 1
-        if start is not None and _seconds(capture) < start:
-            continue
-        if end is not None and _seconds(capture) >= end:
-            break
+    size, num_bytes, last = None, 0, None
+    for frame in frames:
         if size is None:
-            scale = short_side / min(frame.shape[:2])
+            scale = options.short_side / min(frame.shape[:2])
             size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
             filtering = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        if size != frame.shape[1::-1]:
-            frame = cv2.resize(frame, size, interpolation=filtering)
-        jpegs.append(_to_jpeg(frame, jpeg_quality))
-        num_bytes += len(jpegs[-1])
+        if frame is not last:  # a repeated frame has its JPEG already
+            resized = frame
+            if size != frame.shape[1::-1]:
+                resized = cv2.resize(frame, size, interpolation=filtering)
+            jpeg = _to_jpeg(resized, options.jpeg_quality)
+        jpegs.append(jpeg)
+        last = frame
+        num_bytes += len(jpeg)
         if num_bytes > _MAX_RECORD_BYTES:
             raise UnusableVideo(f"over 2 GiB of JPEGs after {len(jpegs)} frames: cut it in pieces")
-    if not num_decoded:
-        raise UnusableVideo("no frame decodes")
-    if end is None:
-        _check_length(num_decoded, capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if size is None:
-        raise UnusableVideo(f"no frame from {start or 0:g} s to {end or _seconds(capture):g} s")
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    known = _FRAME_RATES[0] <= rate <= _FRAME_RATES[1]  # false for NaN
-    return EncodedVideo(jpegs, rate if known else 0.0, height=size[1], width=size[0])
+        raise UnusableVideo(f"no frame from {start:g} s on" if start else "no frame decodes")
+    return EncodedVideo(jpegs, options.fps or rate, height=size[1], width=size[0])
 
 
-def _seconds(capture: cv2.VideoCapture) -> float:
-    """Time of the frame last read."""
-    return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+def _decode(
+    capture: cv2.VideoCapture, start: float, end: float | None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Times in seconds and frames, uint8 [H, W, 3], BGR, of the seconds [start, end).
+
+    Raises:
+      UnusableVideo: fewer frames decode than the container announces.
+    """
+    num_decoded = 0
+    while (frame := capture.read()[1]) is not None:
+        num_decoded += 1
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if end is not None and seconds >= end:
+            return
+        if not start or seconds >= start:
+            yield seconds, frame
+    _check_length(num_decoded, capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+def _resample(
+    timed_frames: Iterator[tuple[float, np.ndarray]], duration: float, fps: float
+) -> Iterator[np.ndarray]:
+    """What is on the screen at every 1/fps of a second; `duration` is that of the last frame."""
+    slack = 1e-4  # seconds, for times that are rounded
+    first = shown_at = 0.0
+    shown, count = None, 0
+    for seconds, frame in timed_frames:
+        if shown is None:
+            first = seconds
+        while shown is not None and first + count / fps < seconds - slack:
+            yield shown
+            count += 1
+        shown, shown_at = frame, seconds
+    while shown is not None and first + count / fps < shown_at + duration - slack:
+        yield shown
+        count += 1
 
 
 def _to_jpeg(frame: np.ndarray, quality: int) -> bytes:

@@ -72,7 +72,7 @@ def test_kinetics(tmp_path: Path, file: str, seconds: str) -> None:
     assert labels(found) == {stem: "riding a bike", missing: "passing, in football"}
     assert files(found, tmp_path / "train") == {stem: file.format(stem)}
     with pytest.raises(encoding.UnusableVideo, match="no such file"):
-        encoding.encode_video(found[1].path, 256, 95)
+        encoding.encode_video(found[1].path, encoding.FrameOptions())
 
 
 def test_kinetics_test_file_has_no_labels_and_replacements_go_first(tmp_path: Path) -> None:

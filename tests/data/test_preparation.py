@@ -2,16 +2,19 @@
 
 import os
 import struct
+import time
 import wave
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cvrl_tf.data import annotations, encoding, preparation, records, schema
+from cvrl_tf.data import annotations, crew, encoding, manifest, preparation, records, schema
+from cvrl_tf.data.encoding import FrameOptions
 
 STEP = 7
 
@@ -60,7 +63,7 @@ def test_frames_keep_order_number_and_aspect(
     tmp_path: Path, size: tuple[int, int], short_side: int, stored: tuple[int, int]
 ) -> None:
     path = write_clip(tmp_path / "clip.mp4", length=30, size=size, rate=29.97)
-    encoded = encoding.encode_video(path, short_side, 95)
+    encoded = encoding.encode_video(path, FrameOptions(short_side))
     assert (encoded.height, encoded.width) == stored
     assert tf.io.decode_jpeg(encoded.jpegs[-1]).shape == (*stored, 3)
     assert len(encoded.jpegs) == 30
@@ -71,14 +74,14 @@ def test_frames_keep_order_number_and_aspect(
 def test_a_part_is_cut_out_by_time(tmp_path: Path) -> None:
     """25 frames a second: from 0.2 s to 0.6 s are the frames 5 to 14."""
     clip = write_clip(tmp_path / "clip.mp4", 20)
-    whole = encoding.encode_video(clip, 64, 95).jpegs
-    assert encoding.encode_video(clip, 64, 95, 0.2, 0.6).jpegs == whole[5:15]
-    assert encoding.encode_video(clip, 64, 95, 0.6).jpegs == whole[15:]
-    assert encoding.encode_video(clip, 64, 95, None, 0.2).jpegs == whole[:5]
-    with pytest.raises(encoding.UnusableVideo, match="no frame from 7 s to 9 s"):
-        encoding.encode_video(clip, 64, 95, 7.0, 9.0)
+    whole = encoding.encode_video(clip, FrameOptions(64)).jpegs
+    assert encoding.encode_video(clip, FrameOptions(64), 0.2, 0.6).jpegs == whole[5:15]
+    assert encoding.encode_video(clip, FrameOptions(64), 0.6).jpegs == whole[15:]
+    assert encoding.encode_video(clip, FrameOptions(64), None, 0.2).jpegs == whole[:5]
+    with pytest.raises(encoding.UnusableVideo, match="no frame from 7 s on"):
+        encoding.encode_video(clip, FrameOptions(64), 7.0, 9.0)
     video = annotations.Video(clip, "clip", None, 0.2, 0.6)
-    encoded = encoding.encode_video(clip, 64, 95, video.start, video.end)
+    encoded = encoding.encode_video(clip, FrameOptions(64), video.start, video.end)
     context = encoding.to_example(video, "clip", None, encoded).context.feature
     assert context[schema.START].int64_list.value[0] == 200_000
     assert context[schema.END].int64_list.value[0] == 600_000
@@ -101,7 +104,7 @@ def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
     content[at : at + len(identity)] = quarter_turn
     path.write_bytes(content)
 
-    encoded = encoding.encode_video(path, 48, 95)
+    encoded = encoding.encode_video(path, FrameOptions(48))
     upright = tf.io.decode_jpeg(encoded.jpegs[0]).numpy()
     assert upright.shape == (64, 48, 3)
     # Clockwise, which takes the left edge to the top.
@@ -128,6 +131,7 @@ class Announcing:
         return {
             cv2.CAP_PROP_FRAME_COUNT: self.frame_count,
             cv2.CAP_PROP_FPS: self.frame_rate,
+            cv2.CAP_PROP_POS_MSEC: 0.0,
         }[key]
 
 
@@ -141,10 +145,10 @@ def test_container_count_may_be_off_by_little(
     monkeypatch.setattr(Announcing, "frame_count", announced)
     monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
     if usable:
-        assert len(encoding.encode_video(tmp_path / "clip.mp4", 8, 95).jpegs) == 100
+        assert len(encoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8)).jpegs) == 100
     else:
         with pytest.raises(encoding.UnusableVideo, match="100 of 105 frames"):
-            encoding.encode_video(tmp_path / "clip.mp4", 8, 95)
+            encoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_impossible_frame_rate_is_unknown(
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr(Announcing, "frame_rate", rate)
     monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
-    encoded = encoding.encode_video(tmp_path / "clip.mp4", 8, 95)
+    encoded = encoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
     assert encoded.frame_rate == stored
     video = annotations.Video(tmp_path / "clip.mp4", "clip.mp4", None)
     context = encoding.to_example(video, "clip", None, encoded).context.feature
@@ -182,7 +186,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, schema.Spl
         sound.writeframes(bytes(16000))
     output = tmp_path_factory.mktemp("out") / "records"
     videos = annotations.read(folder)
-    return output, preparation.prepare(videos, output, short_side=32, num_shards=3, workers=2)
+    return output, preparation.prepare(
+        videos, output, "train", FrameOptions(32), num_shards=3, workers=2
+    )
 
 
 def test_unusable_videos_are_named_with_their_reasons(
@@ -208,9 +214,39 @@ def test_dataset_info_counts_what_was_written(prepared: tuple[Path, schema.Split
     assert split.class_counts == {"Tai Chi": 3, "archery": 2}
     assert split.frame_rates == {"12.5": 1, "25": 4}
     assert len(split.skipped) == 5
-    assert sorted(path.name for path in output.iterdir()) == sorted(
-        [schema.INFO_FILE, *split.shards]
-    )
+    beside = ["train_manifest.jsonl", "train_options.json", schema.INFO_FILE]
+    assert sorted(path.name for path in output.iterdir()) == sorted([*beside, *split.shards])
+
+
+def test_manifest_has_every_input_once(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    output, split = prepared
+    outcomes = {o.name: o for o in manifest.read(output / "train_manifest.jsonl")}
+    assert len(outcomes) == 10
+    info = schema.DatasetInfo.load(output).split("train")
+    assert {o.name: o.reason for o in outcomes.values() if o.reason} == info.skipped
+    for video_id, example in read_split(output).items():
+        name = example.context.feature[schema.FILENAME].bytes_list.value[0].decode()
+        outcome = outcomes[name]
+        assert outcome.num_frames == len(example.feature_lists.feature_list[schema.FRAMES].feature)
+        assert outcome.num_bytes == len(example.SerializeToString()), video_id
+        assert (outcome.height, outcome.width) == (32, 43) and outcome.shard in split.shards
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"), [(12.5, range(0, 20, 2)), (50, [i // 2 for i in range(40)])]
+)
+def test_frame_rate_is_changed_by_time(tmp_path: Path, fps: float, expected: list[int]) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    whole = encoding.encode_video(clip, FrameOptions(48)).jpegs
+    encoded = encoding.encode_video(clip, FrameOptions(48, fps=fps))
+    assert encoded.frame_rate == fps
+    assert encoded.jpegs == [whole[i] for i in expected]
+
+
+def test_length_is_limited(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    assert len(encoding.encode_video(clip, FrameOptions(48, max_seconds=0.4)).jpegs) == 10
+    assert len(encoding.encode_video(clip, FrameOptions(48, max_seconds=9.0)).jpegs) == 20
 
 
 def test_context_of_a_record(prepared: tuple[Path, schema.SplitInfo]) -> None:
@@ -249,14 +285,14 @@ def test_model_garden_reads_the_records(prepared: tuple[Path, schema.SplitInfo])
 class CrewOfOne:
     """Writes the shards in this process: what is no matter of processes is tested in less time."""
 
-    def __init__(self, shards: dict[str, list[annotations.Video]], task: preparation._Task) -> None:
+    def __init__(
+        self, shards: dict[str, list[annotations.Video]], task: crew.Task, patience: float
+    ) -> None:
         self.shards, self.task = shards, task
 
-    def run(self, workers: int) -> dict[str, list[preparation._Outcome]]:
-        outcomes: dict[str, list[preparation._Outcome]] = {name: [] for name in self.shards}
+    def run(self, workers: int) -> None:
         for name, videos in self.shards.items():
-            preparation._write_shard(name, videos, self.task, outcomes[name].append)
-        return outcomes
+            crew._write_shard(name, videos, [], self.task, lambda outcome: None)
 
 
 def test_bytes_depend_on_the_seed_and_not_on_workers(
@@ -267,51 +303,60 @@ def test_bytes_depend_on_the_seed_and_not_on_workers(
     videos = annotations.read(tmp_path / "videos")
 
     def contents(name: str, workers: int, seed: int = 0) -> dict[str, bytes]:
+        frames = FrameOptions(48)
         preparation.prepare(
-            videos, tmp_path / name, num_shards=3, workers=workers, seed=seed, short_side=48
+            videos, tmp_path / name, "train", frames, num_shards=3, workers=workers, seed=seed
         )
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
     two = contents("two", workers=2)
-    monkeypatch.setattr(preparation, "_Crew", CrewOfOne)
+    monkeypatch.setattr(preparation, "Crew", CrewOfOne)
     assert contents("one", workers=1) == two
     assert contents("seed", workers=1, seed=1) != two
-    assert len(two) == 4
+    assert len(two) == 3 + 3  # shards; info, manifest and options
     assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
 
 
-def _work_and_die_of_killer(connection: Connection, task: object) -> None:
-    """A worker whose decoder takes the process down with one of the videos."""
+def _work_badly(connection: Connection, task: object) -> None:
+    """A worker whose decoder dies of one video and hangs at another."""
     encode = encoding.encode_video
 
-    def fatal(path: str | Path, short_side: int, jpeg_quality: int) -> encoding.EncodedVideo:
-        if Path(path).stem == "killer":
+    def fatal(path: Path, *arguments: Any) -> encoding.EncodedVideo:
+        if path.stem == "killer":
             os._exit(9)
-        return encode(path, short_side, jpeg_quality)
+        if path.stem == "endless":
+            time.sleep(1000)
+        return encode(path, *arguments)
 
-    preparation.encode_video = fatal
+    crew.encode_video = fatal
     real_work(connection, task)  # type: ignore[arg-type]
 
 
-real_work = preparation._work
+real_work = crew._work
 
 
-def test_video_that_kills_the_worker_costs_only_itself(
+def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["a", "b", "killer", "z"]  # with this seed it is the third
-    for name in names:
+    for name in ["a", "b", "killer", "endless", "z"]:
         write_clip(tmp_path / "videos" / f"{name}.mp4")
-    monkeypatch.setattr(preparation, "_work", _work_and_die_of_killer)
+    monkeypatch.setattr(crew, "_work", _work_badly)
     videos = annotations.read(tmp_path / "videos")
-    split = preparation.prepare(videos, tmp_path / "out", num_shards=1, short_side=48, seed=1)
-    reason = "the process that read it for train-00000-of-00001 died, exit code 9"
-    assert split.skipped == {"killer.mp4": reason}
+    split = preparation.prepare(
+        videos, tmp_path / "out", "train", FrameOptions(48), num_shards=1, seed=1, patience=10
+    )
+    assert split.skipped == {
+        "killer.mp4": "the process that read it died, exit code 9",
+        "endless.mp4": "not decoded within 10 s",
+    }
     assert read_split(tmp_path / "out").keys() == {"a", "b", "z"}
+    outcomes = manifest.read(tmp_path / "out" / "train_manifest.jsonl")
+    assert {o.name: o.reason for o in outcomes if o.reason} == split.skipped
+    assert len(outcomes) == 5
 
 
 def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_Crew", CrewOfOne)
+    monkeypatch.setattr(preparation, "Crew", CrewOfOne)
     output = tmp_path / "records"
     known = schema.DatasetInfo(["archery", "bowling", "cricket"], 48, {})
     output.mkdir()
@@ -319,28 +364,31 @@ def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.Monk
     write_clip(tmp_path / "test" / "cricket" / "a.mp4")
     videos = annotations.read(tmp_path / "test")
     with pytest.raises(ValueError, match="short_side is 64 .* have 48"):
-        preparation.prepare(videos, output, "test", short_side=64)
-    split = preparation.prepare(videos, output, "test", short_side=48)
+        preparation.prepare(videos, output, "test", FrameOptions(64))
+    split = preparation.prepare(videos, output, "test", FrameOptions(48))
     assert split.shards == {"test-00000-of-00001": 1}
     context = read_split(output, "test")["cricket/a"].context.feature
     assert context[schema.LABEL_INDEX].int64_list.value[0] == 2
     assert schema.DatasetInfo.load(output).labels == known.labels
 
-    with pytest.raises(FileExistsError, match="test-00000-of-00001.*delete them, or choose"):
-        preparation.prepare(videos, output, "test", short_side=48)
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert preparation.prepare(videos, output, "test", FrameOptions(48)) == split  # done already
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    with pytest.raises(ValueError, match="other options: jpeg_quality was 95, is 50"):
+        preparation.prepare(videos, output, "test", FrameOptions(48, jpeg_quality=50))
     write_clip(tmp_path / "test" / "diving" / "a.mp4")
     with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
-        preparation.prepare(annotations.read(tmp_path / "test"), output, short_side=48)
+        preparation.prepare(annotations.read(tmp_path / "test"), output, frames=FrameOptions(48))
 
 
 def test_nothing_usable_is_an_error_that_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "_Crew", CrewOfOne)
+    monkeypatch.setattr(preparation, "Crew", CrewOfOne)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="None of 1 videos.*text.mp4: not a video"):
         preparation.prepare(annotations.read(tmp_path), tmp_path / "out")
-    assert os.listdir(tmp_path / "out") == [schema.INFO_FILE]
+    assert not list((tmp_path / "out").glob("train-*"))
     assert schema.DatasetInfo.load(tmp_path / "out").splits == {}
 
 

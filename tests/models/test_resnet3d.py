@@ -8,8 +8,6 @@ import tf_keras as keras
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 
-pytestmark = pytest.mark.addons
-
 
 def garden_r3d50() -> keras.Model:
     """The network of the authors' YAML, which is not the Garden's default ResNet3D50."""

@@ -9,8 +9,6 @@ from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.classify import Classifier
 
-pytestmark = pytest.mark.addons
-
 
 def classifier(**kwargs: float) -> Classifier:
     keras.utils.set_random_seed(0)

@@ -1,6 +1,7 @@
 """The command `tools/make_tfrecords.py`, run as a user runs it."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -85,15 +86,22 @@ def test_errors_have_no_traceback(
     assert not (tmp_path / "records").exists()
 
 
-def test_interruption_leaves_whole_shards(
-    tmp_path: Path, child_environment: dict[str, str]
-) -> None:
-    clip = write_clip(tmp_path / "videos" / "00.mp4", 60, (320, 240))
-    for i in range(1, 60):
+def many_videos(folder: Path, count: int) -> list[str]:
+    """Videos that take some time; returns the flags to prepare them, one a shard."""
+    clip = write_clip(folder / "videos" / "00.mp4", 60, (320, 240))
+    for i in range(1, count):
         shutil.copy(clip, clip.with_name(f"{i:02d}.mp4"))
+    return [f"--input={folder / 'videos'}", f"--num_shards={count}", "--short_side=480"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_interrupted_work_goes_on(tmp_path: Path, child_environment: dict[str, str]) -> None:
+    flags = many_videos(tmp_path, 60)
     output = tmp_path / "records"
-    flags = [f"--input={tmp_path / 'videos'}", f"--output={output}", "--num_shards=60"]
-    run = start(child_environment, *flags, "--short_side=480", "--workers=1")
+    run = start(child_environment, *flags, f"--output={output}", "--workers=1")
     while not list(output.glob("train-*")) and run.poll() is None:
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGINT)
@@ -103,9 +111,38 @@ def test_interruption_leaves_whole_shards(
     shards = sorted(output.glob("train-*"))
     assert 1 <= len(shards) < 60
     assert f"Interrupted: {len(shards)} whole shards of split 'train' are in {output}" in complained
-    assert sorted(output.iterdir()) == [output / schema.INFO_FILE, *shards]
-    lengths = {
-        len(records.parse(item)["frames"]) for item in records.in_order([str(s) for s in shards])
-    }
-    assert lengths == {60}
+    assert "The same command goes on" in complained
+    assert not list(output.glob("*.tmp"))
+    for shard in records.in_order([str(path) for path in shards]):
+        assert len(records.parse(shard)["frames"]) == 60
     assert schema.DatasetInfo.load(output).splits == {}
+
+    changed = start(child_environment, *flags, f"--output={output}", "--jpeg_quality=50")
+    assert "jpeg_quality was 95, is 50" in "".join(changed.communicate(timeout=60))
+    assert changed.returncode != 0
+    times = {path: path.stat().st_mtime_ns for path in shards}
+    again = start(child_environment, *flags, f"--output={output}")
+    assert "Wrote 60 videos" in again.communicate(timeout=120)[0]
+    assert {path: path.stat().st_mtime_ns for path in shards} == times  # not made again
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    flags = many_videos(tmp_path, 60)
+    start(child_environment, *flags, f"--output={tmp_path / 'undisturbed'}").communicate()
+    rng = random.Random(0)
+    output = tmp_path / "killed"
+    for _ in range(4):
+        run = start(child_environment, *flags, f"--output={output}")
+        before = len(list(output.glob("train-*")))
+        while len(list(output.glob("train-*"))) == before and run.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 0.3))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert len(list(output.glob("train-*"))) < 60, "nothing was left to resume"
+    last = start(child_environment, *flags, f"--output={output}")
+    assert "Wrote 60 videos" in last.communicate(timeout=120)[0]
+    assert contents(output) == contents(tmp_path / "undisturbed")
