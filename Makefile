@@ -26,7 +26,7 @@ define install
 endef
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
-	$(call install,.venv,test,constraints.txt,11,13,3.11-3.13)
+	$(call install,.venv,test$(comma)beam,constraints.txt,11,13,3.11-3.13)
 
 .venv-addons/installed: setup.cfg pyproject.toml constraints-addons.txt
 	$(call install,.venv-addons,addons$(comma)test,constraints-addons.txt,11,11,3.11)

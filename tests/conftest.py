@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,10 @@ import tensorflow as tf
 from cvrl_tf.data import schema
 
 ROOT = Path(__file__).parents[1]
+
+# A shell starts what runs in its background with Ctrl-C ignored, which the processes that tests
+# start and interrupt would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Installed on one leg alone, by the extra [addons], whose tests `make addons-test` runs.
 collect_ignore = [] if importlib.util.find_spec("tensorflow_addons") else ["test_addons.py"]

@@ -14,20 +14,25 @@ annotation of a data set:
     --format=ssv2     --input=something-something-v2-train.json --root=20bn-something-something-v2
     --format=csv      --input=clips.csv (columns path, and perhaps label, start, end in seconds)
 
-The first split written to a folder settles its labels and its --short_side.
+The first split written to a folder settles its labels and its --short_side. Several machines share
+the work through a file system or a bucket (gs://), each with the same command and its own --task,
+in any order:
+
+    --num_tasks=8 --task=$SLURM_ARRAY_TASK_ID
+
+or through Apache Beam, whose own options follow after --:
+
+    --beam_runner=DataflowRunner -- --project=mine --region=us-central1 --temp_location=gs://mine/tmp
 """
 
-import os
+import functools
 import sys
 import time
-from pathlib import Path
 
 from absl import app, flags
+from etils import epath
 
-# Before TensorFlow is imported: its start-up notes would bury what there is to say.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from cvrl_tf.data import annotations, preparation, schema
+from cvrl_tf.data import annotations, crew, preparation, schema
 from cvrl_tf.data.encoding import FrameOptions
 
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
@@ -57,10 +62,18 @@ _MAX_SECONDS = flags.DEFINE_float(
 _PATIENCE = flags.DEFINE_float(
     "patience", 600, "Seconds for one video, after which its decoder is taken to hang."
 )
+_KEEP_TRUNCATED = flags.DEFINE_bool(
+    "keep_truncated", False, "Write what decodes of a video that is cut short, or skip it."
+)
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Processes; by default one for every core.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the shuffle of the videos over the shards.")
+_NUM_TASKS = flags.DEFINE_integer("num_tasks", 1, "Machines that share the work.", lower_bound=1)
+_TASK = flags.DEFINE_integer("task", 0, "Which of them this is, from 0.", lower_bound=0)
+_BEAM_RUNNER = flags.DEFINE_string(
+    "beam_runner", None, "Apache Beam's runner that does the work; its options follow after --."
+)
 
 _SKIPPED_SHOWN = 20
 
@@ -76,14 +89,32 @@ def _summary(split: schema.SplitInfo, seconds: float) -> str:
     reasons = [f"  {name}: {reason}" for name, reason in split.skipped.items()]
     lines += reasons[:_SKIPPED_SHOWN]
     if len(reasons) > _SKIPPED_SHOWN:
-        path = Path(_OUTPUT.value) / schema.INFO_FILE
+        path = epath.Path(_OUTPUT.value) / schema.INFO_FILE
         lines.append(f"  and {len(reasons) - _SKIPPED_SHOWN:,} more, which {path} names.")
     return "\n".join(lines)
 
 
+def _writer(beam_options: list[str]) -> preparation.Writer:
+    if _BEAM_RUNNER.value is None:
+        return functools.partial(
+            crew.write_shards, workers=_WORKERS.value, patience=_PATIENCE.value
+        )
+    try:
+        from cvrl_tf.data import beam
+    except ModuleNotFoundError as error:
+        sys.exit(f"Error: {error}. Install the extra: pip install -e '.[beam]'")
+    return functools.partial(
+        beam.write_shards,
+        runner=_BEAM_RUNNER.value,
+        options=beam_options,
+        patience=_PATIENCE.value,
+    )
+
+
 def main(argv: list[str]) -> None:
-    if argv[1:]:
+    if argv[1:] and _BEAM_RUNNER.value is None:
         raise app.UsageError(f"Unexpected {argv[1:]}.")
+    write = _writer(argv[1:])
     start = time.monotonic()
     try:
         split = preparation.prepare(
@@ -91,24 +122,31 @@ def main(argv: list[str]) -> None:
             _OUTPUT.value,
             split=_SPLIT.value,
             frames=FrameOptions(
-                _SHORT_SIDE.value, _JPEG_QUALITY.value, _FPS.value, _MAX_SECONDS.value
+                _SHORT_SIDE.value,
+                _JPEG_QUALITY.value,
+                _FPS.value,
+                _MAX_SECONDS.value,
+                _KEEP_TRUNCATED.value,
             ),
             num_shards=_NUM_SHARDS.value,
-            workers=_WORKERS.value,
             seed=_SEED.value,
-            patience=_PATIENCE.value,
+            write=write,
+            part=(_TASK.value, _NUM_TASKS.value),
         )
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        whole = len(list(Path(_OUTPUT.value).glob(f"{_SPLIT.value}-*-of-*")))
+        whole = len(list(epath.Path(_OUTPUT.value).glob(f"{_SPLIT.value}-*-of-*")))
         print(
             f"\nInterrupted: {whole} whole shards of split {_SPLIT.value!r} are in "
             f"{_OUTPUT.value}. The same command goes on.",
             file=sys.stderr,
         )
         sys.exit(130)
-    print(_summary(split, time.monotonic() - start))
+    if split is None:
+        print(f"Task {_TASK.value} of {_NUM_TASKS.value} is done. The last to be done finishes.")
+    else:
+        print(_summary(split, time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""Worker processes that write shards: a video that kills or hangs one costs only itself."""
+"""Worker processes that write shards: a video that kills or hangs one costs only itself.
+
+The workers do without TensorFlow, which takes seconds and 300 MB to load.
+"""
 
 import collections
 import dataclasses
+import errno
 import multiprocessing
 import os
 import signal
@@ -9,47 +13,61 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import cv2
-import tensorflow as tf
+from etils import epath
 from tqdm import tqdm
 
-from cvrl_tf.data import manifest
+from cvrl_tf.data import files, manifest, schema, wire
 from cvrl_tf.data.annotations import Video
-from cvrl_tf.data.encoding import FrameOptions, UnusableVideo, encode_video, to_example
+from cvrl_tf.data.encoding import EncodedVideo, FrameOptions, UnusableVideo, encode_video
 from cvrl_tf.data.manifest import Outcome
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Job:
     """All that a worker needs to know; the same for every shard.
 
     Attributes:
       output: folder of the shards.
       labels: sorted class names.
-      video_ids: by name of the video.
       frames: how they are stored.
     """
 
-    output: Path
+    output: epath.Path
     labels: list[str]
-    video_ids: dict[str, str]
     frames: FrameOptions
 
 
-def manifest_of(output: Path, shard: str) -> Path:
+def manifest_of(output: epath.Path, shard: str) -> epath.Path:
     """Where a worker tells what became of a shard's videos, before the shard takes its name."""
     return output / f".{shard}.jsonl"
 
 
-def is_done(output: Path, shard: str) -> bool:
+def is_done(output: epath.Path, shard: str) -> bool:
     """Whether a shard is whole: its manifest is there, and so is the shard if it has records."""
     path = manifest_of(output, shard)
     if not path.exists():
         return False
     return (output / shard).exists() or all(outcome.reason for outcome in manifest.read(path))
+
+
+def write_shards(
+    shards: dict[str, list[Video]], job: Job, workers: int | None = None, patience: float = 600.0
+) -> None:
+    """Writes shards with the processes of this machine.
+
+    Args:
+      shards: the videos of each, in the order of its records.
+      job: what to do with them.
+      workers: processes; by default one for every core that this process may use.
+      patience: seconds for one video, after which its decoder is taken to hang.
+
+    Raises:
+      RuntimeError: a worker failed for a reason that lies in no video.
+    """
+    Crew(shards, job, patience).run(workers or len(os.sched_getaffinity(0)))
 
 
 class Crew:
@@ -60,14 +78,14 @@ class Crew:
     So it goes with one that has been silent for too long.
     """
 
-    def __init__(self, shards: dict[str, list[Video]], task: Task, patience: float) -> None:
+    def __init__(self, shards: dict[str, list[Video]], job: Job, patience: float) -> None:
         """Args:
         shards: the videos of each, in the order of its records.
-        task: what to do with them.
+        job: what to do with them.
         patience: seconds for one video.
         """
         self._shards = shards
-        self._task = task
+        self._job = job
         self._patience = patience
         self._todo = collections.deque(shards)
         self._done: dict[str, list[Outcome]] = {name: [] for name in shards}
@@ -96,7 +114,7 @@ class Crew:
     def _hire(self) -> None:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, self._task), daemon=True)
+        process = context.Process(target=_work, args=(there, self._job), daemon=True)
         # Blocked signals are inherited: Ctrl-C reaches this process alone, which ends the others.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -158,7 +176,7 @@ class Crew:
         self._bar.update()
 
 
-def _work(connection: Connection, task: Task) -> None:
+def _work(connection: Connection, job: Job) -> None:
     """The life of a worker."""
     cv2.setNumThreads(1)
     # What is wrong with a video is said once, by name.
@@ -168,58 +186,74 @@ def _work(connection: Connection, task: Task) -> None:
         while True:
             connection.send(None)
             name, videos, given_up = connection.recv()
-            _write_shard(name, videos, given_up, task, connection.send)
+            _write_shard(name, videos, given_up, job, connection.send)
     except (EOFError, ConnectionError):
         return  # no more shards, or nobody left who wants them
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        connection.send(f"A shard could not be written to {str(task.output)!r}: {what}")
+        connection.send(f"A shard could not be written to {os.fspath(job.output)!r}: {what}")
 
 
 def _write_shard(
     name: str,
     videos: list[Video],
     given_up: list[Outcome],
-    task: Task,
+    job: Job,
     report: Callable[[Outcome], None],
 ) -> None:
     """Writes a shard aside, then its manifest, and then gives the shard its name."""
-    aside = task.output / f".{name}.{os.getpid()}.tmp"
+    shard = job.output / name
+    aside = files.aside_of(shard)
     outcomes = []
-    with tf.io.TFRecordWriter(str(aside)) as writer:
+    with aside.open("wb") as file:
         for video in videos:
-            outcome, record = _encode(video, name, task)
-            if not outcome.reason:
-                writer.write(record)
-            outcomes.append(outcome)
-            report(outcome)
-    with aside.open("rb") as whole:
-        os.fsync(whole.fileno())
-    manifest.write(manifest_of(task.output, name), [*outcomes, *given_up])
+            outcomes.append(_write_video(video, name, job, file))
+            report(outcomes[-1])
+    manifest.write(manifest_of(job.output, name), [*outcomes, *given_up])
     if all(outcome.reason for outcome in outcomes):
         aside.unlink()
     else:
-        aside.rename(task.output / name)
+        files.publish(aside, shard)
 
 
-def _encode(video: Video, shard: str, task: Task) -> tuple[Outcome, bytes]:
-    """A video's outcome and, unless that is a reason to skip it, its record."""
+def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
+    """Appends a video to its shard, or gives the reason why it is skipped."""
     try:
-        encoded = encode_video(video.path, task.frames, video.start, video.end)
+        with files.on_disk(video.path) as path:
+            encoded = encode_video(path, job.frames, video.start, video.end)
     except Exception as error:  # whatever it is, the other videos are none the worse
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # no fault of the video's
         reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
-        return Outcome(video.name, video.label, shard, reason), b""
-    label_index = None if video.label is None else task.labels.index(video.label)
-    example = to_example(video, task.video_ids[video.name], label_index, encoded)
-    record = example.SerializeToString(deterministic=True)
-    outcome = Outcome(
+        return Outcome(video.name, video.label, shard, reason)
+    return Outcome(
         video.name,
         video.label,
         shard,
-        num_frames=len(encoded.jpegs),
+        warning=encoded.warning,
+        num_frames=encoded.jpegs.num_frames,
         frame_rate=encoded.frame_rate,
         height=encoded.height,
         width=encoded.width,
-        num_bytes=len(record),
+        num_bytes=encoded.jpegs.write_record(file, _context(video, job.labels, encoded)),
     )
-    return outcome, record
+
+
+def _context(video: Video, labels: list[str], encoded: EncodedVideo) -> wire.Context:
+    """The context of a record, as `schema` has it. Its end is 0 where the frame rate is unknown."""
+    rate, length = encoded.frame_rate, encoded.jpegs.num_frames
+    start = round(1e6 * (video.start or 0))
+    context: dict[str, bytes | int | float] = {
+        schema.FILENAME: os.fsencode(video.name),
+        schema.VIDEO_ID: os.fsencode(video.id),
+        schema.START: start,
+        schema.END: start + round(1e6 * length / rate) if rate else 0,
+        schema.FRAME_RATE: rate,
+        schema.NUM_FRAMES: length,
+        schema.HEIGHT: encoded.height,
+        schema.WIDTH: encoded.width,
+    }
+    if video.label is not None:
+        context[schema.LABEL_INDEX] = labels.index(video.label)
+        context[schema.LABEL_TEXT] = os.fsencode(video.label)
+    return context

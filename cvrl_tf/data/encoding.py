@@ -1,4 +1,4 @@
-"""A video file to JPEG frames, and to a record."""
+"""A video file to JPEG frames."""
 
 import dataclasses
 import os
@@ -7,12 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tensorflow as tf
 
-from cvrl_tf.data import schema
-from cvrl_tf.data.annotations import Video
+from cvrl_tf.data import wire
 
-_MAX_RECORD_BYTES = 2**31 - 2**20  # a protocol buffer ends at 2 GiB
 _FRAME_RATES = (1.0, 500.0)  # containers without a rate give 0, NaN, 1,000 or 90,000
 
 
@@ -31,12 +28,14 @@ class FrameOptions:
       fps: frames per second to store, by dropping or repeating frames by their time; None for the
         rate of the video.
       max_seconds: what comes later is left out; None for no limit.
+      keep_truncated: keep what decodes of a video that ends before the container says, or skip it.
     """
 
     short_side: int = 256
     jpeg_quality: int = 95
     fps: float | None = None
     max_seconds: float | None = None
+    keep_truncated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +47,14 @@ class EncodedVideo:
       frame_rate: frames per second; 0 where the container gives none that can be true.
       height: of the stored frames, pixels.
       width: of the stored frames, pixels.
+      warning: that fewer frames decode than the container announces; else empty.
     """
 
-    jpegs: list[bytes]
+    jpegs: wire.Jpegs
     frame_rate: float
     height: int
     width: int
+    warning: str
 
 
 def encode_video(
@@ -76,26 +77,17 @@ def encode_video(
     """
     if not Path(path).is_file():
         raise UnusableVideo("no such file")
-    # By name of the backend, or OpenCV would take "clip_01.avi" for a sequence of images. Rotation
-    # metadata is applied by default.
-    capture = cv2.VideoCapture(
-        os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, cv2.getNumThreads()]
-    )
-    if not capture.isOpened():
-        raise UnusableVideo("not a video, or no video stream in it that can be decoded")
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    rate = rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0  # NaN as well
+    decoder = _Decoder(path)
     start = start or 0.0
     if options.max_seconds is not None:
         end = min(start + options.max_seconds, end or float("inf"))
-    timed_frames = _decode(capture, start, end)
+    timed_frames = decoder.decode(start, end)
     frames: Iterator[np.ndarray] = (frame for _, frame in timed_frames)
     if options.fps is not None:
-        if not rate:
+        if not decoder.rate:
             raise UnusableVideo("its frame rate is unknown, so it can't be changed")
-        frames = _resample(timed_frames, 1 / rate, options.fps)
-    jpegs: list[bytes] = []
-    size, num_bytes, last = None, 0, None
+        frames = _resample(timed_frames, 1 / decoder.rate, options.fps)
+    jpegs, size, last = wire.Jpegs(), None, None
     for frame in frames:
         if size is None:
             scale = options.short_side / min(frame.shape[:2])
@@ -108,31 +100,54 @@ def encode_video(
             jpeg = _to_jpeg(resized, options.jpeg_quality)
         jpegs.append(jpeg)
         last = frame
-        num_bytes += len(jpeg)
-        if num_bytes > _MAX_RECORD_BYTES:
-            raise UnusableVideo(f"over 2 GiB of JPEGs after {len(jpegs)} frames: cut it in pieces")
+        if jpegs.num_bytes > wire.MAX_RECORD_BYTES:
+            raise UnusableVideo(f"over 2 GiB after {jpegs.num_frames} frames: cut it in pieces")
+    if decoder.is_truncated and not options.keep_truncated:
+        raise UnusableVideo(f"cut short or damaged: {decoder.shortfall}")
     if size is None:
         raise UnusableVideo(f"no frame from {start:g} s on" if start else "no frame decodes")
-    return EncodedVideo(jpegs, options.fps or rate, height=size[1], width=size[0])
+    rate = options.fps or decoder.rate
+    return EncodedVideo(jpegs, rate, height=size[1], width=size[0], warning=decoder.shortfall)
 
 
-def _decode(
-    capture: cv2.VideoCapture, start: float, end: float | None
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Times in seconds and frames, uint8 [H, W, 3], BGR, of the seconds [start, end).
+class _Decoder:
+    """A video that is read once.
 
-    Raises:
-      UnusableVideo: fewer frames decode than the container announces.
+    OpenCV ends a damaged file without a word; only the container's count of frames betrays it.
+
+    Attributes:
+      rate: frames per second, 0 where the container gives none that can be true.
+      shortfall: in words, that fewer frames decode than the container announces; known at the end.
+      is_truncated: whether that is more than a wrong count. The count is often an estimate from the
+        duration, hence a slack of 2 % or 2 frames.
     """
-    num_decoded = 0
-    while (frame := capture.read()[1]) is not None:
-        num_decoded += 1
-        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if end is not None and seconds >= end:
-            return
-        if not start or seconds >= start:
-            yield seconds, frame
-    _check_length(num_decoded, capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def __init__(self, path: str | Path) -> None:
+        # By name of the backend, or OpenCV would take "clip_01.avi" for a sequence of images.
+        # Rotation metadata is applied by default.
+        threads = [cv2.CAP_PROP_N_THREADS, cv2.getNumThreads()]
+        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, threads)
+        if not self._capture.isOpened():
+            raise UnusableVideo("not a video, or no video stream in it that can be decoded")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0  # NaN as well
+        self.shortfall = ""
+        self.is_truncated = False
+
+    def decode(self, start: float, end: float | None) -> Iterator[tuple[float, np.ndarray]]:
+        """Times in seconds and frames, uint8 [H, W, 3], BGR, of the seconds [start, end)."""
+        decoded = 0
+        while (frame := self._capture.read()[1]) is not None:
+            decoded += 1
+            seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if end is not None and seconds >= end:
+                return
+            if not start or seconds >= start:
+                yield seconds, frame
+        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        if announced > 0 and decoded < announced:
+            self.shortfall = f"{decoded} of {announced:.0f} frames decode"
+            self.is_truncated = decoded < announced - max(2, 0.02 * announced)
 
 
 def _resample(
@@ -159,46 +174,3 @@ def _to_jpeg(frame: np.ndarray, quality: int) -> bytes:
     if not ok:
         raise UnusableVideo(f"a frame of shape {frame.shape} can't be made a JPEG")
     return jpeg.tobytes()
-
-
-def _check_length(decoded: int, announced: float) -> None:
-    """OpenCV ends a damaged file without a word; only the container's count betrays it.
-
-    That count is often an estimate from the duration, hence the slack of 2 % or 2 frames.
-    """
-    if announced > 0 and decoded < announced - max(2, 0.02 * announced):
-        raise UnusableVideo(f"cut short or damaged: {decoded} of {announced:.0f} frames decode")
-
-
-def to_example(
-    video: Video, video_id: str, label_index: int | None, encoded: EncodedVideo
-) -> tf.train.SequenceExample:
-    """A record in the layout of `schema`. Its end is 0 where the frame rate is unknown."""
-    rate, length = encoded.frame_rate, len(encoded.jpegs)
-    start = round(1e6 * (video.start or 0))
-    context = {
-        schema.FILENAME: _bytes(os.fsencode(video.name)),
-        schema.VIDEO_ID: _bytes(os.fsencode(video_id)),
-        schema.START: _int64(start),
-        schema.END: _int64(start + round(1e6 * length / rate) if rate else 0),
-        schema.FRAME_RATE: tf.train.Feature(float_list=tf.train.FloatList(value=[rate])),
-        schema.NUM_FRAMES: _int64(length),
-        schema.HEIGHT: _int64(encoded.height),
-        schema.WIDTH: _int64(encoded.width),
-    }
-    if video.label is not None and label_index is not None:
-        context[schema.LABEL_INDEX] = _int64(label_index)
-        context[schema.LABEL_TEXT] = _bytes(os.fsencode(video.label))
-    frames = tf.train.FeatureList(feature=[_bytes(jpeg) for jpeg in encoded.jpegs])
-    return tf.train.SequenceExample(
-        context=tf.train.Features(feature=context),
-        feature_lists=tf.train.FeatureLists(feature_list={schema.FRAMES: frames}),
-    )
-
-
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _int64(value: int) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))

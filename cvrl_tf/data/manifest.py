@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
+
+from etils import epath
+
+from cvrl_tf.data import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Outcome:
       label: name of its class; None in unlabelled data.
       shard: in which it is, or would have been.
       reason: why it was skipped; empty if it was written.
+      warning: that a video which was written has fewer frames than its container announces.
       num_frames: stored frames.
       frame_rate: frames per second, 0 where unknown.
       height, width: of the stored frames, pixels.
@@ -26,6 +29,7 @@ class Outcome:
     label: str | None
     shard: str
     reason: str = ""
+    warning: str = ""
     num_frames: int = 0
     frame_rate: float = 0.0
     height: int = 0
@@ -33,17 +37,12 @@ class Outcome:
     num_bytes: int = 0
 
 
-def write(path: Path, outcomes: Iterable[Outcome]) -> None:
+def write(path: epath.Path, outcomes: Iterable[Outcome]) -> None:
     """Writes outcomes as JSON lines, whole or not at all."""
-    text = "".join(json.dumps(dataclasses.asdict(outcome)) + "\n" for outcome in outcomes)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w") as lines:
-        lines.write(text)
-        lines.flush()
-        os.fsync(lines.fileno())
-    aside.rename(path)
+    lines = (json.dumps(dataclasses.asdict(outcome)) + "\n" for outcome in outcomes)
+    files.write_text(path, "".join(lines))
 
 
-def read(path: Path) -> list[Outcome]:
+def read(path: epath.Path) -> list[Outcome]:
     """What `write` wrote."""
     return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]

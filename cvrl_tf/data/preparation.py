@@ -1,9 +1,10 @@
 """Videos in, records out: shards of `tf.train.SequenceExample` and their `dataset_info.json`.
 
-What stands in a shard is a function of the videos, the seed and the number of shards; the number of
-workers changes nothing. A shard appears under its name only when it is whole, and what is whole is
-not made again: a preparation that was stopped, or killed, goes on with the same command and ends
-with the same bytes. A video that can't be used is reported, and stops nothing.
+What stands in a shard is a function of the videos, the seed and the number of shards; who writes it
+changes nothing: workers on one machine, tasks of a scheduler, Beam. A shard appears under its name
+only when it is whole, and what is whole is not made again: a preparation that was stopped, or
+killed, goes on with the same command and ends with the same bytes. A video that can't be used is
+reported, and stops nothing.
 """
 
 import collections
@@ -13,30 +14,33 @@ import json
 import os
 import random
 import re
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from cvrl_tf.data import manifest, schema
+from etils import epath
+
+from cvrl_tf.data import crew, files, manifest, schema
 from cvrl_tf.data.annotations import Video
-from cvrl_tf.data.crew import Crew, Task, is_done, manifest_of
+from cvrl_tf.data.crew import Job
 from cvrl_tf.data.encoding import FrameOptions
 from cvrl_tf.data.manifest import Outcome
 
 _VIDEOS_PER_SHARD = 32  # 10 s each at 256 pixels make 150 MB, the size TensorFlow's guide advises
 _MAX_SHARDS = 1024
 
+Writer = Callable[[dict[str, list[Video]], Job], None]
+
 
 def prepare(
     videos: list[Video],
-    output: str | Path,
+    output: str | os.PathLike[str],
     split: str = "train",
     frames: FrameOptions | None = None,
     num_shards: int | None = None,
-    workers: int | None = None,
     seed: int = 0,
-    patience: float = 600.0,
-) -> schema.SplitInfo:
+    write: Writer = crew.write_shards,
+    part: tuple[int, int] = (0, 1),
+) -> schema.SplitInfo | None:
     """Writes the videos as the shards of a split and enters it in `dataset_info.json`.
 
     The first split of a folder settles the labels and the short side for those that follow. Beside
@@ -48,12 +52,13 @@ def prepare(
       split: its name, with which the shards' names begin.
       frames: how they are stored.
       num_shards: by default one for every 32 videos, at most 1,024.
-      workers: processes; by default one for every core that this process may use.
       seed: of the shuffle of the videos over the shards.
-      patience: seconds for one video, after which its decoder is taken to hang.
+      write: makes shards of the given names: `crew.write_shards`, `beam.write_shards`.
+      part: (i, n) to write every n-th shard, from the i-th on, of n tasks that share the work.
 
     Returns:
-      What was written and what was skipped.
+      What was written and what was skipped; None if other parts are not done yet. The last part to
+      be done enters the split.
 
     Raises:
       ValueError: an argument doesn't fit the others, the folder or the work begun there; or no
@@ -61,61 +66,74 @@ def prepare(
       OSError: `output` can't be written to.
       RuntimeError: a worker failed for a reason that lies in no video.
     """
-    output, frames = Path(output), frames or FrameOptions()
+    folder, frames = epath.Path(output), frames or FrameOptions()
     if num_shards is None:
         num_shards = min(_MAX_SHARDS, -(-len(videos) // _VIDEOS_PER_SHARD))
     if not 1 <= num_shards <= len(videos):
         raise ValueError(f"{num_shards} shards for {len(videos)} videos: give at most as many.")
-    _check_output(output, split)
-    info = _open_info(output, frames.short_side, videos)
+    task, num_tasks = part
+    if not 0 <= task < num_tasks <= num_shards:
+        raise ValueError(
+            f"Task {task} of {num_tasks} for {num_shards} shards: tasks count from 0, and there "
+            "are at most as many as shards."
+        )
+    _check_output(folder, split)
+    info = _open_info(folder, frames.short_side, videos)
     videos = sorted(videos, key=lambda video: video.name)
     _check_options(
-        output / f"{split}_options.json",
+        folder / f"{split}_options.json",
         {**dataclasses.asdict(frames), "num_shards": num_shards, "seed": seed, **_digest(videos)},
     )
     if split in info.splits:
         return info.splits[split]  # the same command has done all this
 
-    task = Task(output, info.labels, _video_ids(videos), frames)
+    videos = _with_ids(videos)
     random.Random(seed).shuffle(videos)
     shards = {
         f"{split}-{i:05d}-of-{num_shards:05d}": videos[i::num_shards] for i in range(num_shards)
     }
-    todo = {name: members for name, members in shards.items() if not is_done(output, name)}
+    mine = list(shards)[task::num_tasks]
     try:
-        if todo:
-            Crew(todo, task, patience).run(workers or len(os.sched_getaffinity(0)))
+        if todo := {name: shards[name] for name in mine if not crew.is_done(folder, name)}:
+            write(todo, Job(folder, info.labels, frames))
     finally:
-        for leftover in output.glob(f".{split}-*.tmp"):
-            leftover.unlink()
-    return _enter(output, split, list(shards))
+        for leftover in folder.glob(".*.tmp"):
+            if leftover.name.lstrip(".")[: len(mine[0])] in mine:
+                leftover.unlink()
+    if not all(crew.is_done(folder, name) for name in shards):
+        return None
+    try:
+        return _enter(folder, split, list(shards))
+    except FileNotFoundError:  # another task was done at the same moment, and was faster
+        return schema.DatasetInfo.load(folder).splits[split]
 
 
-def _enter(output: Path, split: str, shards: list[str]) -> schema.SplitInfo:
+def _enter(output: epath.Path, split: str, shards: list[str]) -> schema.SplitInfo:
     """Merges the shards' manifests, and enters the split in `dataset_info.json`."""
-    parts = {name: manifest.read(manifest_of(output, name)) for name in shards}
+    parts = {name: manifest.read(crew.manifest_of(output, name)) for name in shards}
     written = _summarise(parts)
     outcomes = sorted((o for part in parts.values() for o in part), key=lambda o: o.name)
     manifest.write(output / f"{split}_manifest.jsonl", outcomes)
     if not written.num_examples:
         for name in shards:
-            manifest_of(output, name).unlink()  # or another try would not look at them
+            crew.manifest_of(output, name).unlink()  # or another try would not look at them
         reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:5])
         raise ValueError(f"None of {len(outcomes)} videos can be used, nothing written. {reasons}")
     info = schema.DatasetInfo.load(output)  # another split may have been made in the meantime
     info.splits[split] = written
     info.save(output)
     for name in shards:
-        manifest_of(output, name).unlink()
+        crew.manifest_of(output, name).unlink(missing_ok=True)
     return written
 
 
-def _check_output(output: Path, split: str) -> None:
+def _check_output(output: epath.Path, split: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise ValueError(f"The split {split!r} must be a word: it begins the shards' names.")
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=output):
-        pass  # an error, if there is one, names the folder
+    probe = files.aside_of(output / "probe")
+    probe.touch()  # an error, if there is one, names the folder
+    probe.unlink()
 
 
 def _digest(videos: list[Video]) -> dict[str, Any]:
@@ -127,14 +145,14 @@ def _digest(videos: list[Video]) -> dict[str, Any]:
     }
 
 
-def _check_options(path: Path, options: dict[str, Any]) -> None:
+def _check_options(path: epath.Path, options: dict[str, Any]) -> None:
     """Writes the options of a split; if they are there already, they must be the same.
 
     Raises:
       ValueError: they differ; says how.
     """
     if not path.exists():
-        path.write_text(json.dumps(options, indent=2) + "\n")
+        files.write_text(path, json.dumps(options, indent=2) + "\n")
         return
     before = json.loads(path.read_text())
     changed = [
@@ -144,13 +162,13 @@ def _check_options(path: Path, options: dict[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{str(path.parent)!r} holds this split with other options: {'; '.join(changed)}. "
-            "Give the same, choose another folder or split, or delete the shards and "
-            f"{path.name}."
+            f"{os.fspath(path.parent)!r} holds this split with other options: "
+            f"{'; '.join(changed)}. Give the same, choose another folder or split, or delete "
+            f"the shards and {path.name}."
         )
 
 
-def _open_info(output: Path, short_side: int, videos: list[Video]) -> schema.DatasetInfo:
+def _open_info(output: epath.Path, short_side: int, videos: list[Video]) -> schema.DatasetInfo:
     """The folder's `dataset_info.json`, saved before any work if it is new.
 
     So that a second split, even one that is made at the same time, finds the same labels.
@@ -165,23 +183,24 @@ def _open_info(output: Path, short_side: int, videos: list[Video]) -> schema.Dat
     info = schema.DatasetInfo.load(output)
     if info.short_side != short_side:
         raise ValueError(
-            f"short_side is {short_side} but the records in {str(output)!r} have "
+            f"short_side is {short_side} but the records in {os.fspath(output)!r} have "
             f"{info.short_side}: take that, or choose another folder."
         )
     if unknown := [label for label in labels if label not in info.labels]:
         raise ValueError(
-            f"Classes {unknown} are not among those of {str(output / schema.INFO_FILE)!r}, "
+            f"Classes {unknown} are not among those of {os.fspath(output / schema.INFO_FILE)!r}, "
             f"{info.labels}: correct the input, choose another folder, or, if no split there is "
             "wanted any more, delete it."
         )
     return info
 
 
-def _video_ids(videos: list[Video]) -> dict[str, str]:
-    """Names without their endings, except where two would become the same."""
+def _with_ids(videos: list[Video]) -> list[Video]:
+    """Gives them their ids: names without their endings, except where two would become the same."""
     stems = {video.name: os.path.splitext(video.name)[0] for video in videos}
     count = collections.Counter(stems.values())
-    return {name: stem if count[stem] == 1 else name for name, stem in stems.items()}
+    ids = {name: stem if count[stem] == 1 else name for name, stem in stems.items()}
+    return [dataclasses.replace(video, id=ids[video.name]) for video in videos]
 
 
 def _summarise(parts: dict[str, list[Outcome]]) -> schema.SplitInfo:

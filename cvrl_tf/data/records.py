@@ -1,8 +1,9 @@
 """Records in reading order, and out of their wire format. JPEG bytes stay bytes."""
 
-from pathlib import Path
+import os
 
 import tensorflow as tf
+from etils import epath
 
 from cvrl_tf.data import schema
 
@@ -10,20 +11,20 @@ from cvrl_tf.data import schema
 _INTERLEAVED_SHARDS = 16
 
 
-def shard_paths(folder: str | Path, split: schema.SplitInfo) -> list[str]:
+def shard_paths(folder: str | os.PathLike[str], split: schema.SplitInfo) -> list[str]:
     """Paths of the shards of a split.
 
     Raises:
       FileNotFoundError: a shard that `dataset_info.json` names is not there.
     """
-    paths = [Path(folder) / name for name in split.shards]
+    paths = [epath.Path(folder) / name for name in split.shards]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} shards are missing in {str(folder)!r}, "
             f"the first is {missing[0]!r}. Copy them there or make the split again."
         )
-    return [str(path) for path in paths]
+    return [os.fspath(path) for path in paths]
 
 
 def in_order(paths: list[str]) -> tf.data.Dataset:

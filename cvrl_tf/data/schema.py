@@ -6,7 +6,11 @@ A record is a `tf.train.SequenceExample`, one per video. The keys are those that
 
 import dataclasses
 import json
-from pathlib import Path
+import os
+
+from etils import epath
+
+from cvrl_tf.data import files
 
 # Feature list: one JPEG per Feature, in presentation order.
 FRAMES = "image/encoded"
@@ -63,22 +67,20 @@ class DatasetInfo:
     short_side: int
     splits: dict[str, SplitInfo]
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        aside = Path(folder) / f".{INFO_FILE}.tmp"
-        aside.write_text(text)
-        aside.replace(Path(folder) / INFO_FILE)
+        files.write_text(epath.Path(folder) / INFO_FILE, text)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "DatasetInfo":
+    def load(cls, folder: str | os.PathLike[str]) -> "DatasetInfo":
         """Reads `dataset_info.json`.
 
         Raises:
           FileNotFoundError: the folder has none.
         """
-        path = Path(folder) / INFO_FILE
+        path = epath.Path(folder) / INFO_FILE
         if not path.is_file():
-            what = "no such folder" if not Path(folder).is_dir() else "it holds no records"
+            what = "no such folder" if not epath.Path(folder).is_dir() else "it holds no records"
             raise FileNotFoundError(
                 f"No {INFO_FILE} in {str(folder)!r}: {what}. "
                 "Make records with tools/make_tfrecords.py, or correct the path."

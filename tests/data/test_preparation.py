@@ -1,5 +1,7 @@
 """Preparation of records, on clips made here; frame i of a ramp clip has the grey value 7 * i."""
 
+import functools
+import io
 import os
 import struct
 import time
@@ -12,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 
-from cvrl_tf.data import annotations, crew, encoding, manifest, preparation, records, schema
+from cvrl_tf.data import annotations, beam, crew, encoding, manifest, preparation, records, schema
 from cvrl_tf.data.encoding import FrameOptions
 
 STEP = 7
@@ -38,6 +41,19 @@ def cut(source: Path, path: Path, share: float) -> Path:
     content = source.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     return path
+
+
+def encode(path: Path, options: FrameOptions, *times: float | None) -> list[bytes]:
+    """The JPEGs of a video."""
+    return jpegs_of(encoding.encode_video(path, options, *times))
+
+
+def jpegs_of(encoded: encoding.EncodedVideo) -> list[bytes]:
+    shard = io.BytesIO()
+    size = encoded.jpegs.write_record(shard, {})
+    example = tf.train.SequenceExample.FromString(shard.getvalue()[12 : 12 + size])
+    frames = example.feature_lists.feature_list[schema.FRAMES].feature
+    return [frame.bytes_list.value[0] for frame in frames]
 
 
 def frame_indices(jpegs: list[bytes]) -> np.ndarray:
@@ -65,26 +81,26 @@ def test_frames_keep_order_number_and_aspect(
     path = write_clip(tmp_path / "clip.mp4", length=30, size=size, rate=29.97)
     encoded = encoding.encode_video(path, FrameOptions(short_side))
     assert (encoded.height, encoded.width) == stored
-    assert tf.io.decode_jpeg(encoded.jpegs[-1]).shape == (*stored, 3)
-    assert len(encoded.jpegs) == 30
-    np.testing.assert_allclose(frame_indices(encoded.jpegs), np.arange(30), atol=0.45)
+    jpegs = jpegs_of(encoded)
+    assert tf.io.decode_jpeg(jpegs[-1]).shape == (*stored, 3)
+    assert len(jpegs) == encoded.jpegs.num_frames == 30
+    np.testing.assert_allclose(frame_indices(jpegs), np.arange(30), atol=0.45)
     assert encoded.frame_rate == pytest.approx(29.97, abs=0.005)
 
 
 def test_a_part_is_cut_out_by_time(tmp_path: Path) -> None:
     """25 frames a second: from 0.2 s to 0.6 s are the frames 5 to 14."""
     clip = write_clip(tmp_path / "clip.mp4", 20)
-    whole = encoding.encode_video(clip, FrameOptions(64)).jpegs
-    assert encoding.encode_video(clip, FrameOptions(64), 0.2, 0.6).jpegs == whole[5:15]
-    assert encoding.encode_video(clip, FrameOptions(64), 0.6).jpegs == whole[15:]
-    assert encoding.encode_video(clip, FrameOptions(64), None, 0.2).jpegs == whole[:5]
+    whole = encode(clip, FrameOptions(64))
+    assert encode(clip, FrameOptions(64), 0.2, 0.6) == whole[5:15]
+    assert encode(clip, FrameOptions(64), 0.6) == whole[15:]
+    assert encode(clip, FrameOptions(64), None, 0.2) == whole[:5]
     with pytest.raises(encoding.UnusableVideo, match="no frame from 7 s on"):
         encoding.encode_video(clip, FrameOptions(64), 7.0, 9.0)
-    video = annotations.Video(clip, "clip", None, 0.2, 0.6)
+    video = annotations.Video(epath.Path(clip), "clip", None, 0.2, 0.6, id="clip")
     encoded = encoding.encode_video(clip, FrameOptions(64), video.start, video.end)
-    context = encoding.to_example(video, "clip", None, encoded).context.feature
-    assert context[schema.START].int64_list.value[0] == 200_000
-    assert context[schema.END].int64_list.value[0] == 600_000
+    context = crew._context(video, [], encoded)
+    assert (context[schema.START], context[schema.END]) == (200_000, 600_000)
 
 
 def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
@@ -105,7 +121,7 @@ def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     encoded = encoding.encode_video(path, FrameOptions(48))
-    upright = tf.io.decode_jpeg(encoded.jpegs[0]).numpy()
+    upright = tf.io.decode_jpeg(jpegs_of(encoded)[0]).numpy()
     assert upright.shape == (64, 48, 3)
     # Clockwise, which takes the left edge to the top.
     np.testing.assert_allclose(upright, np.rot90(frame, -1), atol=40)
@@ -145,7 +161,7 @@ def test_container_count_may_be_off_by_little(
     monkeypatch.setattr(Announcing, "frame_count", announced)
     monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
     if usable:
-        assert len(encoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8)).jpegs) == 100
+        assert len(encode(tmp_path / "clip.mp4", FrameOptions(8))) == 100
     else:
         with pytest.raises(encoding.UnusableVideo, match="100 of 105 frames"):
             encoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
@@ -162,9 +178,9 @@ def test_impossible_frame_rate_is_unknown(
     monkeypatch.setattr(encoding.cv2, "VideoCapture", Announcing)
     encoded = encoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
     assert encoded.frame_rate == stored
-    video = annotations.Video(tmp_path / "clip.mp4", "clip.mp4", None)
-    context = encoding.to_example(video, "clip", None, encoded).context.feature
-    assert context[schema.END].int64_list.value[0] == (8_000_000 if stored else 0)
+    video = annotations.Video(epath.Path(tmp_path / "clip.mp4"), "clip.mp4", None)
+    context = crew._context(video, [], encoded)
+    assert context[schema.END] == (8_000_000 if stored else 0)
     assert schema.LABEL_INDEX not in context and schema.LABEL_TEXT not in context
 
 
@@ -187,7 +203,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, schema.Spl
     output = tmp_path_factory.mktemp("out") / "records"
     videos = annotations.read(folder)
     return output, preparation.prepare(
-        videos, output, "train", FrameOptions(32), num_shards=3, workers=2
+        videos,
+        output,
+        "train",
+        FrameOptions(32),
+        num_shards=3,
+        write=functools.partial(crew.write_shards, workers=2),
     )
 
 
@@ -237,16 +258,16 @@ def test_manifest_has_every_input_once(prepared: tuple[Path, schema.SplitInfo]) 
 )
 def test_frame_rate_is_changed_by_time(tmp_path: Path, fps: float, expected: list[int]) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 20)
-    whole = encoding.encode_video(clip, FrameOptions(48)).jpegs
+    whole = encode(clip, FrameOptions(48))
     encoded = encoding.encode_video(clip, FrameOptions(48, fps=fps))
     assert encoded.frame_rate == fps
-    assert encoded.jpegs == [whole[i] for i in expected]
+    assert jpegs_of(encoded) == [whole[i] for i in expected]
 
 
 def test_length_is_limited(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 20)
-    assert len(encoding.encode_video(clip, FrameOptions(48, max_seconds=0.4)).jpegs) == 10
-    assert len(encoding.encode_video(clip, FrameOptions(48, max_seconds=9.0)).jpegs) == 20
+    assert len(encode(clip, FrameOptions(48, max_seconds=0.4))) == 10
+    assert len(encode(clip, FrameOptions(48, max_seconds=9.0))) == 20
 
 
 def test_context_of_a_record(prepared: tuple[Path, schema.SplitInfo]) -> None:
@@ -282,42 +303,39 @@ def test_model_garden_reads_the_records(prepared: tuple[Path, schema.SplitInfo])
     assert lengths == {10: 0, 11: 0, 12: 0, 30: 1, 20: 1}
 
 
-class CrewOfOne:
+def write_here(shards: dict[str, list[annotations.Video]], job: crew.Job) -> None:
     """Writes the shards in this process: what is no matter of processes is tested in less time."""
-
-    def __init__(
-        self, shards: dict[str, list[annotations.Video]], task: crew.Task, patience: float
-    ) -> None:
-        self.shards, self.task = shards, task
-
-    def run(self, workers: int) -> None:
-        for name, videos in self.shards.items():
-            crew._write_shard(name, videos, [], self.task, lambda outcome: None)
+    for name, videos in shards.items():
+        crew._write_shard(name, videos, [], job, lambda outcome: None)
 
 
-def test_bytes_depend_on_the_seed_and_not_on_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     for i in range(6):
         write_clip(tmp_path / "videos" / f"{i}.mp4", length=5 + i)
+    write_clip(tmp_path / "whole.avi", length=30)
+    cut(tmp_path / "whole.avi", tmp_path / "videos" / "cut.avi", 0.5)
     videos = annotations.read(tmp_path / "videos")
 
-    def contents(name: str, workers: int, seed: int = 0) -> dict[str, bytes]:
-        frames = FrameOptions(48)
+    def contents(name: str, **arguments: Any) -> dict[str, bytes]:
         preparation.prepare(
-            videos, tmp_path / name, "train", frames, num_shards=3, workers=workers, seed=seed
+            videos, tmp_path / name, frames=FrameOptions(48), num_shards=3, **arguments
         )
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
-    two = contents("two", workers=2)
-    monkeypatch.setattr(preparation, "Crew", CrewOfOne)
-    assert contents("one", workers=1) == two
-    assert contents("seed", workers=1, seed=1) != two
-    assert len(two) == 3 + 3  # shards; info, manifest and options
+    one = contents("one", write=write_here)
+    assert contents("two", write=functools.partial(crew.write_shards, workers=2)) == one
+    with_beam = functools.partial(beam.write_shards, runner="DirectRunner")
+    assert contents("beam", write=with_beam) == one
+    for task in (2, 0):
+        assert "dataset_info.json" in contents("tasks", write=write_here, part=(task, 3))
+        assert schema.DatasetInfo.load(tmp_path / "tasks").splits == {}
+    assert contents("tasks", write=write_here, part=(1, 3)) == one
+    assert contents("seed", write=write_here, seed=1) != one
+    assert len(one) == 3 + 3  # shards; info, manifest and options
     assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
 
 
-def _work_badly(connection: Connection, task: object) -> None:
+def _work_badly(connection: Connection, job: crew.Job) -> None:
     """A worker whose decoder dies of one video and hangs at another."""
     encode = encoding.encode_video
 
@@ -329,7 +347,7 @@ def _work_badly(connection: Connection, task: object) -> None:
         return encode(path, *arguments)
 
     crew.encode_video = fatal
-    real_work(connection, task)  # type: ignore[arg-type]
+    real_work(connection, job)
 
 
 real_work = crew._work
@@ -343,7 +361,12 @@ def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     monkeypatch.setattr(crew, "_work", _work_badly)
     videos = annotations.read(tmp_path / "videos")
     split = preparation.prepare(
-        videos, tmp_path / "out", "train", FrameOptions(48), num_shards=1, seed=1, patience=10
+        videos,
+        tmp_path / "out",
+        frames=FrameOptions(48),
+        num_shards=1,
+        seed=1,
+        write=functools.partial(crew.write_shards, patience=10),
     )
     assert split.skipped == {
         "killer.mp4": "the process that read it died, exit code 9",
@@ -355,8 +378,8 @@ def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     assert len(outcomes) == 5
 
 
-def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "Crew", CrewOfOne)
+def test_second_split_shares_the_labels(tmp_path: Path) -> None:
+    prepare = functools.partial(preparation.prepare, write=write_here)
     output = tmp_path / "records"
     known = schema.DatasetInfo(["archery", "bowling", "cricket"], 48, {})
     output.mkdir()
@@ -364,30 +387,27 @@ def test_second_split_shares_the_labels(tmp_path: Path, monkeypatch: pytest.Monk
     write_clip(tmp_path / "test" / "cricket" / "a.mp4")
     videos = annotations.read(tmp_path / "test")
     with pytest.raises(ValueError, match="short_side is 64 .* have 48"):
-        preparation.prepare(videos, output, "test", FrameOptions(64))
-    split = preparation.prepare(videos, output, "test", FrameOptions(48))
+        prepare(videos, output, "test", FrameOptions(64))
+    split = prepare(videos, output, "test", FrameOptions(48))
     assert split.shards == {"test-00000-of-00001": 1}
     context = read_split(output, "test")["cricket/a"].context.feature
     assert context[schema.LABEL_INDEX].int64_list.value[0] == 2
     assert schema.DatasetInfo.load(output).labels == known.labels
 
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
-    assert preparation.prepare(videos, output, "test", FrameOptions(48)) == split  # done already
+    assert prepare(videos, output, "test", FrameOptions(48)) == split  # done already
     assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
     with pytest.raises(ValueError, match="other options: jpeg_quality was 95, is 50"):
-        preparation.prepare(videos, output, "test", FrameOptions(48, jpeg_quality=50))
+        prepare(videos, output, "test", FrameOptions(48, jpeg_quality=50))
     write_clip(tmp_path / "test" / "diving" / "a.mp4")
     with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
-        preparation.prepare(annotations.read(tmp_path / "test"), output, frames=FrameOptions(48))
+        prepare(annotations.read(tmp_path / "test"), output, frames=FrameOptions(48))
 
 
-def test_nothing_usable_is_an_error_that_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preparation, "Crew", CrewOfOne)
+def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="None of 1 videos.*text.mp4: not a video"):
-        preparation.prepare(annotations.read(tmp_path), tmp_path / "out")
+        preparation.prepare(annotations.read(tmp_path), tmp_path / "out", write=write_here)
     assert not list((tmp_path / "out").glob("train-*"))
     assert schema.DatasetInfo.load(tmp_path / "out").splits == {}
 
@@ -397,6 +417,8 @@ def test_nothing_usable_is_an_error_that_says_why(
     [
         ({"num_shards": 2}, "2 shards for 1 videos"),
         ({"split": "a/b"}, "'a/b' must be a word"),
+        ({"part": (1, 1)}, "Task 1 of 1 for 1 shards"),
+        ({"part": (0, 2)}, "Task 0 of 2 for 1 shards"),
         ({"output": "clip.mp4"}, "clip.mp4"),
         ({"output": "/proc/records"}, "/proc/records"),
     ],

@@ -5,12 +5,13 @@ A new format is a module with a function `read`, and a line in `FORMATS`.
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from etils import epath
 
 from cvrl_tf.data.annotations import folders, hmdb51, kinetics, lists, ssv2, table, ucf101
 from cvrl_tf.data.annotations.video import VIDEO_ENDINGS, Video
 
-FORMATS: dict[str, Callable[[Path, Sequence[Path], str], list[Video]]] = {
+FORMATS: dict[str, Callable[[epath.Path, Sequence[epath.Path], str], list[Video]]] = {
     "folders": folders.read,
     "list": lists.read,
     "csv": table.read,
@@ -22,8 +23,8 @@ FORMATS: dict[str, Callable[[Path, Sequence[Path], str], list[Video]]] = {
 
 
 def read(
-    source: str | Path,
-    roots: Sequence[str | Path] = (),
+    source: str | epath.Path,
+    roots: Sequence[str | epath.Path] = (),
     split: str = "train",
     format_name: str | None = None,
 ) -> list[Video]:
@@ -39,7 +40,7 @@ def read(
       FileNotFoundError: `source` or a root is not there, or none of the videos is.
       ValueError: no such format, the annotation can't be read, or two videos have one name.
     """
-    source = Path(source)
+    source = epath.Path(source)
     if format_name is None:
         format_name = "folders" if source.is_dir() else "list"
     if format_name not in FORMATS:
@@ -48,7 +49,7 @@ def read(
         raise FileNotFoundError(f"No file or folder {str(source)!r}: correct the input's path.")
     if source.is_dir() != (format_name == "folders") or source.suffix.lower() in VIDEO_ENDINGS:
         raise ValueError(f"{str(source)!r} is not what the format {format_name!r} reads.")
-    folders_of_videos = [Path(root) for root in roots]
+    folders_of_videos = [epath.Path(root) for root in roots]
     for root in folders_of_videos:
         if not root.is_dir():
             raise FileNotFoundError(f"No folder {str(root)!r} of videos: correct the root.")

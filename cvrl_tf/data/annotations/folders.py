@@ -1,21 +1,21 @@
 """One folder a class, or a folder of unlabelled videos."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import logging
+from etils import epath
 
 from cvrl_tf.data.annotations.video import VIDEO_ENDINGS, Video
 
 
-def read(source: Path, roots: Sequence[Path], split: str) -> list[Video]:
+def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
     """The videos in a folder or its direct subfolders; see `annotations.read`."""
     del split  # a folder is a split
     if list(roots) != [source]:
         raise ValueError(f"A folder needs no root: {[str(root) for root in roots]}.")
     entries = [entry for entry in source.iterdir() if not entry.name.startswith(".")]
     classes = {entry: list(entry.iterdir()) for entry in entries if entry.is_dir()}
-    files: dict[Path, str | None] = {path: None for path in entries if path.is_file()}
+    files: dict[epath.Path, str | None] = {path: None for path in entries if path.is_file()}
     flat = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
     labelled = {
         path: parent.name for parent, paths in classes.items() for path in paths if path.is_file()

@@ -5,14 +5,15 @@ Names hold `#`, `(`, `!`, `;` and `&`.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from cvrl_tf.data.annotations.video import FileIndex, Video
 
 _PARTS = {"train": "1", "test": "2"}
 
 
-def read(source: Path, roots: Sequence[Path], split: str) -> list[Video]:
+def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
     """The videos of one of the three splits; see `annotations.read`.
 
     Args:

@@ -5,12 +5,13 @@ integers are labels like any other name.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from cvrl_tf.data.annotations.video import Video
 
 
-def read(source: Path, roots: Sequence[Path], split: str) -> list[Video]:
+def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
     """The videos of a list; see `annotations.read`. Paths start from the last root."""
     del split  # a file is a split
     videos = []

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from cvrl_tf.data.annotations.video import FileIndex, Video
 
 
-def read(source: Path, roots: Sequence[Path], split: str) -> list[Video]:
+def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
     """The videos of a Something-Something v2 list; see `annotations.read`.
 
     The class is the template without its brackets. Test items have none.

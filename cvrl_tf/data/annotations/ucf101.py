@@ -1,12 +1,13 @@
 """UCF-101: `trainlist0N.txt` with lines `Class/v_X.avi 1`, `testlist0N.txt` without the number."""
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from cvrl_tf.data.annotations.video import FileIndex, Video
 
 
-def read(source: Path, roots: Sequence[Path], split: str) -> list[Video]:
+def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
     """The videos of a UCF-101 list; see `annotations.read`. The class is the folder's name."""
     del split  # a file is a split
     index = FileIndex(roots)

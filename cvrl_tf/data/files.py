@@ -1,0 +1,51 @@
+"""Files that are whole or not there, on a disk or, as gs:// and the like, in a bucket."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in os.fspath(path)
+
+
+def aside_of(path: epath.Path) -> epath.Path:
+    """Another name in the same folder, to write under; `.NAME.*.tmp`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def publish(aside: epath.Path, path: epath.Path) -> None:
+    """Gives a file that was written aside its name, once it is on the disk."""
+    if not _is_remote(path):
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    aside = aside_of(path)
+    try:
+        aside.write_text(text)
+        publish(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def on_disk(path: epath.Path) -> Iterator[Path]:
+    """The file itself or, if it is in a bucket, a copy for as long as it is needed."""
+    if not _is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+        yield copy
