@@ -5,6 +5,7 @@ import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
 # isort: split
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cvrl_tf.data import schema
+from cvrl_tf.data import encoding, schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +40,15 @@ def noise_video(length: int, height: int, width: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (length, height // 8, width // 8, 3))
     return tf.cast(tf.image.resize(coarse, [height, width]), tf.uint8).numpy()
+
+
+def jpegs_of(encoded: encoding.EncodedVideo) -> list[bytes]:
+    """The frames of an encoded video, out of the record that it makes."""
+    shard = io.BytesIO()
+    size = encoded.jpegs.write_record(shard, {})
+    example = tf.train.SequenceExample.FromString(shard.getvalue()[12 : 12 + size])
+    frames = example.feature_lists.feature_list[schema.FRAMES].feature
+    return [frame.bytes_list.value[0] for frame in frames]
 
 
 def write_records(folder: Path, videos: list[np.ndarray], split: str = "train") -> Path:

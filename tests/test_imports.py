@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "cvrl_tf.distribution": set(),
     "cvrl_tf.checkpoints": set(),
     "tools": {"data", "checkpoints"},
+    "tools.browse_views": {"commands", "runner", "evaluation", "augment"},
 }
 # Rows for a whole package; a module without one of its own needs a new row.
 PACKAGES = {"tasks", "evaluation", "augment", "models", "losses", "optim", "data.annotations"}

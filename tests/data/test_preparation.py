@@ -1,7 +1,6 @@
 """Preparation of records, on clips made here; frame i of a ramp clip has the grey value 7 * i."""
 
 import functools
-import io
 import os
 import struct
 import time
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import jpegs_of
 from etils import epath
 
 from cvrl_tf.data import annotations, beam, crew, encoding, manifest, preparation, records, schema
@@ -46,14 +46,6 @@ def cut(source: Path, path: Path, share: float) -> Path:
 def encode(path: Path, options: FrameOptions, *times: float | None) -> list[bytes]:
     """The JPEGs of a video."""
     return jpegs_of(encoding.encode_video(path, options, *times))
-
-
-def jpegs_of(encoded: encoding.EncodedVideo) -> list[bytes]:
-    shard = io.BytesIO()
-    size = encoded.jpegs.write_record(shard, {})
-    example = tf.train.SequenceExample.FromString(shard.getvalue()[12 : 12 + size])
-    frames = example.feature_lists.feature_list[schema.FRAMES].feature
-    return [frame.bytes_list.value[0] for frame in frames]
 
 
 def frame_indices(jpegs: list[bytes]) -> np.ndarray:

@@ -1,0 +1,150 @@
+"""Videos to records, against ffmpeg writing JPEG files; memory of a worker.
+
+    python benchmarks/preparation.py
+
+Both use all cores: ours one worker a core, ffmpeg one process with one thread a core. Both scale
+the short side to 256 and write JPEGs of a similar size. The videos are made here: textures with the
+spectrum of natural images, moving, as H.264.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imageio_ffmpeg
+import measure
+import numpy as np
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+ROOT = Path(__file__).resolve().parents[1]
+CORES = len(os.sched_getaffinity(0))
+ROUNDS = 3
+LENGTH, RATE = 300, 30  # ten seconds, as in Kinetics
+
+
+def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [height, width, 3]: noise whose amplitude falls as 1/f."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    noise = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency
+    pixels = np.fft.irfft2(noise, (height, width))
+    return np.clip(128 + 50 * pixels / pixels.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def write_video(path: Path, width: int, height: int, seed: int) -> None:
+    """A slow pan, and an object that crosses it."""
+    rng = np.random.default_rng(seed)
+    scene = texture(height + LENGTH // 2, width + LENGTH, rng)
+    object_ = texture(height // 3, height // 3, rng)
+    command = [FFMPEG, "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", str(RATE), "-i", "-", "-pix_fmt", "yuv420p"]
+    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as encoder:
+        assert encoder.stdin
+        for t in range(LENGTH):
+            frame = scene[t // 2 : t // 2 + height, t : t + width].copy()
+            x = (width - height // 3) * t // LENGTH
+            frame[height // 3 : height // 3 * 2, x : x + height // 3] = object_
+            encoder.stdin.write(frame.tobytes())
+
+
+def ours(videos: Path, output: Path) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    tool = [sys.executable, str(ROOT / "tools" / "make_tfrecords.py")]
+    subprocess.run(
+        [*tool, f"--input={videos}", f"--output={output}", "--num_shards=8"],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def with_ffmpeg(videos: Path, output: Path) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+
+    def convert(video: Path) -> None:
+        folder = output / video.stem
+        folder.mkdir(parents=True)
+        command = [FFMPEG, "-loglevel", "error", "-threads", "1", "-i", str(video), "-an"]
+        command += ["-vf", "scale=-2:256", "-threads", "1", "-q:v", "2", str(folder / "%06d.jpg")]
+        subprocess.run(command, check=True)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(convert, sorted(videos.iterdir())))
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    ratios, figures = {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for key, width, height, count in [("256", 340, 256, 48), ("720", 1280, 720, 12)]:
+            print(f"{count} videos of {LENGTH} frames, {width}x{height}", file=sys.stderr)
+            videos = work / f"videos_{key}"
+            videos.mkdir()
+            for i in range(count):
+                write_video(videos / f"{i:03d}.mp4", width, height, seed=i)
+            seconds = measure.alternate(
+                {
+                    "ours": lambda videos=videos: ours(videos, work / "records"),
+                    "ffmpeg": lambda videos=videos: with_ffmpeg(videos, work / "jpegs"),
+                },
+                ROUNDS,
+            )
+            ratios[f"ffmpeg_{key}"] = measure.speed_up(seconds, "ours", "ffmpeg")
+            figures[f"frames_per_second_{key}"] = {
+                name: round(count * LENGTH / min(times)) for name, times in seconds.items()
+            }
+            figures[f"megabytes_{key}"] = {
+                "ours": round(size_of(work / "records") / 1e6, 1),
+                "ffmpeg": round(size_of(work / "jpegs") / 1e6, 1),
+            }
+        print("ten minutes of 1920x1080", file=sys.stderr)
+        write_video(work / "short.mp4", 1920, 1080, seed=0)
+        (work / "long").mkdir()
+        command = [
+            FFMPEG,
+            "-loglevel",
+            "error",
+            "-stream_loop",
+            "59",
+            "-i",
+            str(work / "short.mp4"),
+        ]
+        subprocess.run([*command, "-c", "copy", str(work / "long" / "long.mp4")], check=True)
+        child = (
+            "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "finally: print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        tool = str(ROOT / "tools" / "make_tfrecords.py")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                child,
+                tool,
+                f"--input={work / 'long'}",
+                f"--output={work / 'l'}",
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        figures["worker_megabytes_10_min_1080p"] = round(int(done.stdout.split()[-1]) * 1024 / 1e6)
+        info = json.loads((work / "l" / "dataset_info.json").read_text())
+        assert info["splits"]["train"]["num_frames"] == 60 * LENGTH
+    measure.report(__file__, ratios, **figures)
+
+
+if __name__ == "__main__":
+    main()
