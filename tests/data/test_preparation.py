@@ -80,6 +80,19 @@ def test_frames_keep_order_number_and_aspect(
     assert encoded.frame_rate == pytest.approx(29.97, abs=0.005)
 
 
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (560, 320), (340, 256), (160, 120)])
+def test_resizing_is_close_to_averaging(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (size[1] // 24, size[0] // 24, 3), np.uint8)
+    frame = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+    small = (round(size[0] * 256 / size[1]), 256)
+    resized = encoding._resize(frame, small)
+    assert resized.shape == (256, small[0], 3)
+    method = cv2.INTER_AREA if size[1] > 256 else cv2.INTER_LINEAR
+    averaged = cv2.resize(frame, small, interpolation=method)
+    assert np.abs(resized.astype(int) - averaged).mean() < 1
+
+
 def test_a_part_is_cut_out_by_time(tmp_path: Path) -> None:
     """25 frames a second: from 0.2 s to 0.6 s are the frames 5 to 14."""
     clip = write_clip(tmp_path / "clip.mp4", 20)

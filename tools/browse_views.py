@@ -1,0 +1,221 @@
+"""Draws what training sees: the first clips of a recipe's first epoch, augmented; needs no model.
+
+    python tools/browse_views.py --gin_file=gin/pretrain/k400.gin \\
+      --gin_param="DATA_DIR='records/k400'" --output=views.png
+
+The recipe and its parameters are given as to cvrl_tf.train or cvrl_tf.evaluate. A .png is a sheet
+with up to eight frames of each view; in a .gif or .webp the views move. A CHECKPOINT that a recipe
+asks for is not read, so --gin_param="CHECKPOINT=None" will do. A .gif has 256 colours, the others
+all of them; only a .png has every pixel as it is.
+"""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import matplotlib
+import numpy as np
+from absl import app, flags
+from PIL import Image, ImageDraw, ImageFont
+
+from cvrl_tf import commands, runner  # commands before TensorFlow, which it makes quiet
+from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.evaluation.probe import ProbeComparison
+
+# isort: split
+import tensorflow as tf
+
+commands.define_gin_flags()
+_OUTPUT = flags.DEFINE_string("output", None, "Picture: .png, .gif or .webp.", required=True)
+_NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Videos to draw.", lower_bound=1)
+
+_ENDINGS = (".png", ".gif", ".webp")
+_SHEET_FRAMES = 8
+_FRAME_MILLISECONDS = 80  # a stride of two frames of a video of 25 a second
+_SMALLEST_SIDE = 150  # pixels; smaller views are drawn that big
+_FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # knows most alphabets
+_PAGE, _PANEL = 255, 232  # grey values
+
+
+def _bound(configurable: Callable, *names: str) -> list[Any]:
+    """What gin gives these parameters. Others, such as the encoder, are not even built.
+
+    Raises:
+      ValueError: one has neither a value nor a default.
+    """
+    bound = gin.get_bindings(configurable, resolve_references=False)
+    parameters = inspect.signature(configurable).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    values = {**defaults, **bound}
+    for name in names:
+        if values.get(name, inspect.Parameter.empty) is inspect.Parameter.empty:
+            raise ValueError(
+                f"The gin files give {configurable.__name__} no {name!r}; "
+                "take a whole recipe, such as gin/pretrain/k400.gin."
+            )
+    return copy.deepcopy([values[name] for name in names])  # which resolves gin's references
+
+
+def _is_configured(configurable: Callable) -> bool:
+    try:
+        return bool(gin.get_bindings(configurable, resolve_references=False))
+    except ValueError:  # no gin file imports it
+        return False
+
+
+def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
+    """What the recipe that gin has parsed sees first, whatever its batch and its replicas.
+
+    Args:
+      num_clips: videos; there are fewer if an epoch has fewer.
+
+    Returns:
+      Pixels uint8 [N, V, T, H, W, 3] behind the augmentation, and a caption for each video.
+
+    Raises:
+      FileNotFoundError: no records there.
+      ValueError: gin has parsed no recipe, or its batch does not suit the data.
+    """
+    context = tf.distribute.InputContext(num_replicas_in_sync=1)
+    if _is_configured(ProbeComparison):
+        (data,) = _bound(ProbeComparison, "train_data")
+        augment = ViewChains([Chain()])
+        batches = data.once(min(num_clips, data.num_examples), context)
+    elif _is_configured(runner.Run):
+        names = "train_data", "seed", "global_batch", "task"
+        data, seed, global_batch, _ = _bound(runner.Run, *names)
+        task = gin.get_bindings(runner.Run, resolve_references=False)["task"]
+        with gin.config_scope(task.scopes):
+            (augment,) = _bound(task.configurable.wrapped, "augment")
+        seen = data.num_examples // global_batch * global_batch
+        if not seen:
+            raise ValueError(
+                f"global_batch={global_batch} is more than the {data.num_examples} training "
+                'examples; take less: --gin_param="runner.Run.global_batch=..."'
+            )
+        # An example and its draws depend on its position alone, so no whole batch need be made.
+        batches = data.stream(min(num_clips, seen), seed, 0, context)
+    else:
+        raise ValueError(
+            f"{', '.join(flags.FLAGS.gin_file)}: no run and no probe in it; "
+            "take a whole recipe, such as gin/pretrain/k400.gin."
+        )
+    batch = next(iter(batches))
+    frames = augment(batch["frames"], batch["seeds"]).numpy().reshape(batch["frames"].shape)
+    captions = [
+        f"{number}: {data.info.labels[label]}" if label >= 0 else f"video {number}"
+        for number, label in enumerate(batch["label"].numpy(), 1)
+    ]
+    return np.round(255 * frames).astype(np.uint8), captions
+
+
+def _tiled(images: Sequence[np.ndarray], columns: int, gap: int, grey: int) -> np.ndarray:
+    """Images uint8 [H, W, 3] of one size in rows, with gaps around and between them."""
+    height, width, _ = images[0].shape
+    rows = math.ceil(len(images) / columns)
+    size = rows * (height + gap) + gap, columns * (width + gap) + gap, 3
+    page = np.full(size, grey, np.uint8)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        page[top + gap :, left + gap :][:height, :width] = image
+    return page
+
+
+def _titled(image: np.ndarray, title: str, points: int) -> np.ndarray:
+    """An image uint8 [H, W, 3] with a line of text above it, shortened to fit."""
+    font = ImageFont.truetype(_FONT, points)
+    while font.getlength(title) > image.shape[1]:
+        title = title.rstrip("…")[:-1] + "…"
+    line = Image.new("RGB", (image.shape[1], round(1.7 * points)), (_PANEL,) * 3)
+    ImageDraw.Draw(line).text((0, 0), title, fill="black", font=font)
+    return np.concatenate([np.asarray(line), image])
+
+
+def _panel(
+    views: Sequence[np.ndarray], caption: str, title: str, columns: int, points: int
+) -> np.ndarray:
+    """The views uint8 [H, W, 3] of one video, numbered, on a ground of their own."""
+    titled = [_titled(view, f"view {v}{title}", points) for v, view in enumerate(views, 1)]
+    captioned = _titled(_tiled(titled, columns, 8, _PANEL), caption, points * 4 // 3)
+    return _tiled([captioned], 1, 8, _PANEL)
+
+
+def _enlarged(views: np.ndarray) -> np.ndarray:
+    """Small views [..., H, W, 3] as blocks of pixels, big enough to look at."""
+    factor = math.ceil(_SMALLEST_SIDE / min(views.shape[-3:-1]))
+    return views.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def sheet(views: np.ndarray, captions: list[str]) -> Image.Image:
+    """A panel for each video, one below the other, with a row of frames for each view.
+
+    Args:
+      views: uint8 [N, V, T, H, W, 3].
+      captions: N of them.
+    """
+    num_frames = views.shape[2]
+    shown = np.linspace(0, num_frames - 1, min(num_frames, _SHEET_FRAMES)).round().astype(int)
+    title = f", frames {', '.join(map(str, shown))}"
+    panels = []
+    for video, caption in zip(_enlarged(views[:, :, shown]), captions, strict=True):
+        rows = [_tiled(view, len(shown), 2, _PANEL) for view in video]
+        panels.append(_panel(rows, caption, title, columns=1, points=15))
+    return Image.fromarray(_tiled(panels, 1, 16, _PAGE))
+
+
+def moving(views: np.ndarray, captions: list[str]) -> list[Image.Image]:
+    """T pictures, with a panel for each video in a grid, and its views side by side.
+
+    Args: as `sheet`.
+    """
+    num_videos, num_views = views.shape[:2]
+    columns = max(1, round(math.sqrt(num_videos / num_views)))  # about a square
+    pictures = []
+    for frames in np.moveaxis(_enlarged(views), 2, 0):
+        panels = [
+            _panel(video, caption, "", columns=num_views, points=12)
+            for video, caption in zip(frames, captions, strict=True)
+        ]
+        pictures.append(Image.fromarray(_tiled(panels, columns, 16, _PAGE)))
+    return pictures
+
+
+def draw(views: np.ndarray, captions: list[str], output: Path) -> None:
+    """Writes the picture that the ending of `output` says. Args: as `sheet`."""
+    if output.suffix == ".png":
+        sheet(views, captions).save(output)
+        return
+    pictures = moving(views, captions)
+    if output.suffix == ".gif":
+        # One palette, dithered: left to itself, Pillow makes bands that change with the frame.
+        everything = np.concatenate([np.asarray(each) for each in pictures])
+        palette = Image.fromarray(everything).quantize()
+        pictures = [each.quantize(palette=palette) for each in pictures]
+    first, *others = pictures
+    first.save(output, save_all=True, append_images=others, duration=_FRAME_MILLISECONDS, loop=0)
+
+
+def main(argv: list[str]) -> None:
+    commands.start(argv)
+    output = Path(_OUTPUT.value)
+    with commands.explained():
+        if output.suffix not in _ENDINGS:
+            raise ValueError(
+                f"--output={output} ends on {output.suffix!r}; "
+                "take .png for a sheet of frames, .gif or .webp for views that move."
+            )
+        commands.parse_gin()
+        views, captions = first_views(_NUM_CLIPS.value)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        draw(views, captions, output)
+    videos, num_views, num_frames, height, width, _ = views.shape
+    print(f"Wrote {output}: {videos} videos x {num_views} views x {num_frames} frames", end=" ")
+    print(f"of {height}x{width} pixels.")
+
+
+if __name__ == "__main__":
+    app.run(main)
