@@ -3,7 +3,7 @@
     python benchmarks/preparation.py
 
 Both use all cores: ours one worker a core, ffmpeg one process with one thread a core. Both scale
-the short side to 256 and write JPEGs of a similar size. The videos are made here: textures with the
+the short side to 256 and write JPEGs of like size and quality. The videos are made here: textures with the
 spectrum of natural images, moving, as H.264.
 """
 
@@ -28,12 +28,13 @@ LENGTH, RATE = 300, 30  # ten seconds, as in Kinetics
 
 
 def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [height, width, 3]: noise whose amplitude falls as 1/f."""
+    """uint8 [height, width, 3]: noise whose amplitude falls as f^-1.5, mostly in brightness."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
-    noise = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency
-    pixels = np.fft.irfft2(noise, (height, width))
-    return np.clip(128 + 50 * pixels / pixels.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    noise = np.fft.rfft2(rng.normal(size=(4, height, width))) / frequency**1.5
+    planes = np.fft.irfft2(noise, (height, width)).transpose(1, 2, 0)
+    pixels = planes[..., 3:] + 0.3 * planes[..., :3]
+    return np.clip(128 + 50 * pixels / pixels.std(), 0, 255).astype(np.uint8)
 
 
 def write_video(path: Path, width: int, height: int, seed: int) -> None:
@@ -57,7 +58,7 @@ def ours(videos: Path, output: Path) -> None:
     shutil.rmtree(output, ignore_errors=True)
     tool = [sys.executable, str(ROOT / "tools" / "make_tfrecords.py")]
     subprocess.run(
-        [*tool, f"--input={videos}", f"--output={output}", "--num_shards=8"],
+        [*tool, f"--input={videos}", f"--output={output}", "--num_shards=24"],
         check=True,
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -71,7 +72,17 @@ def with_ffmpeg(videos: Path, output: Path) -> None:
         folder = output / video.stem
         folder.mkdir(parents=True)
         command = [FFMPEG, "-loglevel", "error", "-threads", "1", "-i", str(video), "-an"]
-        command += ["-vf", "scale=-2:256", "-threads", "1", "-q:v", "2", str(folder / "%06d.jpg")]
+        command += [
+            "-vf",
+            "scale=-2:256",
+            "-threads",
+            "1",
+            "-qmin",
+            "1",
+            "-q:v",
+            "1",
+            str(folder / "%06d.jpg"),
+        ]
         subprocess.run(command, check=True)
 
     with ThreadPoolExecutor(CORES) as pool:
@@ -86,7 +97,7 @@ def main() -> None:
     ratios, figures = {}, {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for key, width, height, count in [("256", 340, 256, 48), ("720", 1280, 720, 12)]:
+        for key, width, height, count in [("256", 340, 256, 96), ("720", 1280, 720, 24)]:
             print(f"{count} videos of {LENGTH} frames, {width}x{height}", file=sys.stderr)
             videos = work / f"videos_{key}"
             videos.mkdir()

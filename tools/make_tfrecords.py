@@ -79,9 +79,10 @@ _SKIPPED_SHOWN = 20
 
 
 def _summary(split: schema.SplitInfo, seconds: float) -> str:
+    classes = f"of {len(split.class_counts)} classes" if split.class_counts else "unlabelled,"
     lines = [
-        f"Wrote {split.num_examples:,} videos, {split.num_frames:,} frames, of "
-        f"{len(split.class_counts)} classes as {len(split.shards)} shards "
+        f"Wrote {split.num_examples:,} videos, {split.num_frames:,} frames, {classes} "
+        f"as {len(split.shards)} shards "
         f"{_SPLIT.value}-*-of-* in {_OUTPUT.value} ({seconds:.0f} s, "
         f"{split.num_frames / seconds:,.0f} frames/s).",
         f"Skipped {len(split.skipped):,} videos{':' if split.skipped else '.'}",

@@ -191,7 +191,10 @@ def _work(connection: Connection, job: Job) -> None:
         return  # no more shards, or nobody left who wants them
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        connection.send(f"A shard could not be written to {os.fspath(job.output)!r}: {what}")
+        connection.send(
+            f"A shard could not be written to {os.fspath(job.output)!r}: {what}. "
+            "Whole shards stay, and the same command goes on when that is put right."
+        )
 
 
 def _write_shard(

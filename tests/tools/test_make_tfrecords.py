@@ -127,6 +127,32 @@ def test_interrupted_work_goes_on(tmp_path: Path, child_environment: dict[str, s
     assert {path: path.stat().st_mtime_ns for path in shards} == times  # not made again
 
 
+def test_a_write_error_costs_no_whole_shard(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    """The kernel refuses to write files beyond 2 MB, as it would on a full disk."""
+    for i in range(3):
+        write_clip(tmp_path / "videos" / f"{i}.mp4", 5, (64, 48))
+    write_clip(tmp_path / "videos" / "long.mp4", 60, (640, 480))
+    output = tmp_path / "records"
+    flags = [str(TOOL), f"--input={tmp_path / 'videos'}", f"--output={output}", "--num_shards=4"]
+    limited = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, *flags, "--short_side=480", "--workers=1"]
+    run = subprocess.run(command, env=child_environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"could not be written to '{output}': OSError: [Errno 27]" in run.stderr
+    assert "the same command goes on" in run.stderr and "Traceback" not in run.stderr
+    whole = {path: path.stat().st_mtime_ns for path in output.glob("train-*-of-*")}
+    assert not list(output.glob(".*.tmp"))
+    again = start(child_environment, *flags[1:], "--short_side=480")
+    assert "Wrote 4 videos" in again.communicate(timeout=60)[0]
+    assert whole and {path: path.stat().st_mtime_ns for path in whole} == whole
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(
     tmp_path: Path, child_environment: dict[str, str]
