@@ -308,6 +308,30 @@ def test_model_garden_reads_the_records(prepared: tuple[Path, schema.SplitInfo])
     assert lengths == {10: 0, 11: 0, 12: 0, 30: 1, 20: 1}
 
 
+def test_dmvr_reads_the_records(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    """With the keys and the types of its `modalities.add_image` and `add_label`."""
+    for video_id, example in read_split(prepared[0]).items():
+        context, sequence = tf.io.parse_single_sequence_example(
+            example.SerializeToString(),
+            context_features={
+                "clip/label/index": tf.io.VarLenFeature(tf.int64),
+                "clip/label/text": tf.io.VarLenFeature(tf.string),
+                "video/filename": tf.io.FixedLenFeature((), tf.string),
+                "clip/start/timestamp": tf.io.FixedLenFeature((), tf.int64),
+                "clip/end/timestamp": tf.io.FixedLenFeature((), tf.int64),
+            },
+            sequence_features={"image/encoded": tf.io.FixedLenSequenceFeature((), tf.string)},
+        )
+        label = ["Tai Chi", "archery"][int(context["clip/label/index"].values[0])]
+        assert context["clip/label/text"].values.numpy().tolist() == [label.encode()]
+        assert context["video/filename"].numpy().decode().startswith(video_id)
+        jpegs = list(sequence["image/encoded"].numpy())
+        np.testing.assert_allclose(frame_indices(jpegs), np.arange(len(jpegs)), atol=0.45)
+        seconds = len(jpegs) / example.context.feature[schema.FRAME_RATE].float_list.value[0]
+        times = context["clip/start/timestamp"].numpy(), context["clip/end/timestamp"].numpy()
+        assert times == (0, round(1e6 * seconds))
+
+
 def write_here(shards: dict[str, list[annotations.Video]], job: crew.Job) -> None:
     """Writes the shards in this process: what is no matter of processes is tested in less time."""
     for name, videos in shards.items():
