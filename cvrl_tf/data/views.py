@@ -118,8 +118,8 @@ def extract(frames: tf.Tensor, indices: tf.Tensor, crop: Crop, seeds: tf.Tensor)
         index, window, flip = chosen
         pixels = tf.io.decode_and_crop_jpeg(frames[index], window, channels=3)
         pixels = tf.image.resize(pixels, [crop.size, crop.size])
-        pixels = tf.where(flip, pixels[:, ::-1], pixels)
-        return tf.saturate_cast(tf.round(pixels), tf.uint8)
+        rounded = tf.cast(pixels + 0.5, tf.uint8)  # tf.round and saturate_cast take twice as long
+        return tf.cond(flip, lambda: tf.reverse(rounded, [1]), lambda: rounded)
 
     flat = (tf.reshape(indices, [-1]), tf.reshape(windows, [-1, 4]), tf.reshape(flips, [-1]))
     views = tf.map_fn(cut, flat, fn_output_signature=tf.uint8)
