@@ -5,8 +5,17 @@ int32 [V, T]: V clips of T frames, `stride` apart. A video shorter than a clip l
 """
 
 import dataclasses
+from typing import Protocol
 
 import tensorflow as tf
+
+
+class ClipSampler(Protocol):
+    """Frame indices [V, T] from a video's length, int32 [], and a seed, int32 [2]."""
+
+    num_clips: int
+
+    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor: ...
 
 
 def _consecutive(starts: tf.Tensor, num_frames: int, stride: int, length: tf.Tensor) -> tf.Tensor:
@@ -51,24 +60,26 @@ class UniformClips:
 class DecreasingPair:
     """Two clips, near ones more often than far ones (later versions of the paper; authors' code).
 
-    With M = L - (T-1) * stride possible starts, the time between the starts has the density
-    2 (M - delta) / M^2 on [0, M), whose inverse distribution function is
-    delta = M (1 - sqrt(1 - u)). The earlier start is uniform on what is left, and which of the two
-    clips is the earlier one is a coin toss.
+    With M = L - (T-1) * stride possible starts, the time between the starts has a density that
+    falls as 1 - (delta / M)^p on [0, M). Which is the density of M u v^(1 / (p+1)), u and v
+    uniform: given v it is uniform below M v^(1 / (p+1)). The earlier start is uniform on what is
+    left, and which of the two clips is the earlier one is a coin toss.
 
     Attributes:
       num_frames: T.
       stride: frames from one frame of the clip to the next.
+      power: p; the authors' is 1, and the larger the nearer to uniform.
     """
 
     num_frames: int
     stride: int
+    power: float = 1.0
     num_clips = 2
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        draws = tf.random.stateless_uniform([3], seed)
+        draws = tf.random.stateless_uniform([4], seed)
         num_starts = _num_starts(self.num_frames, self.stride, length)
-        delta = _below(1.0 - tf.sqrt(1.0 - draws[0]), num_starts)
+        delta = _below(draws[0] * draws[3] ** (1 / (self.power + 1)), num_starts)
         first = _below(draws[1], num_starts - delta)
         pair = tf.stack([first, first + delta])
         starts = tf.where(draws[2] < 0.5, pair, pair[::-1])
@@ -116,3 +127,33 @@ class EvenClips:
         else:
             starts = tf.cast(tf.linspace(0.0, last, self.num_clips), tf.int32)
         return _consecutive(starts, self.num_frames, self.stride, length)
+
+
+def at_rate(
+    sampler: ClipSampler,
+    length: tf.Tensor,
+    seed: tf.Tensor,
+    frame_rate: tf.Tensor,
+    fps: float | None,
+) -> tf.Tensor:
+    """What a sampler would choose if the video had another frame rate.
+
+    So that a stride means the same time in videos of any rate: a clip of 16 frames with stride 2 at
+    25 frames a second spans 1.2 s.
+
+    Args:
+      sampler: counts in frames.
+      length: int32 [], frames of the video.
+      seed: int32 [2].
+      frame_rate: float32 [], of the video; 0 if unknown, and then it is taken as it is.
+      fps: the rate in which the sampler counts; None for that of each video.
+
+    Returns:
+      int32 [V, T], frames of the video.
+    """
+    if fps is None:
+        return sampler(length, seed)
+    step = tf.where(frame_rate > 0, frame_rate / fps, 1.0)  # from one frame at `fps` to the next
+    frames = tf.cast(length, tf.float32)
+    indices = sampler(tf.maximum(tf.cast(frames / step, tf.int32), 1), seed)
+    return tf.minimum(tf.cast(tf.cast(indices, tf.float32) * step + 0.5, tf.int32), length - 1)

@@ -1,29 +1,23 @@
 """From records to batches of views, each a function of (seed, epoch, position) alone."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import tensorflow as tf
 
+from cvrl_tf.data import clips as clip_samplers
 from cvrl_tf.data import records, schema, views
 
 # Which draw a seed is for; folded into the seed of the example.
 _CLIPS, _CROPS, _PHOTOMETRIC = range(3)
 
 
-class ClipSampler(Protocol):
-    """What `clips` holds: frame indices [V, T] from a video's length and a seed."""
-
-    num_clips: int
-
-    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor: ...
-
-
 class Pipeline:
     """Views of one split, for training (`stream`) or in order, once (`once`).
 
     A batch is a dict:
-      frames: uint8 [B, V, T, H, W, 3]; V counts clips x crops.
+      frames: uint8 [B, V, T, H, W, 3]; V counts clips x crops. Float32 in [0, 1] if the pipeline
+        augments them.
       seeds: int32 [B, V, 2], one a view, for the photometric augmentation.
       label: int32 [B], -1 in unlabelled data.
       weight: float32 [B], 1, or 0 for what only fills up the last batch of `once`.
@@ -32,10 +26,13 @@ class Pipeline:
     def __init__(
         self,
         data_dir: str | Path,
-        clips: ClipSampler,
+        clips: clip_samplers.ClipSampler,
         crop: views.Crop,
         split: str = "train",
         shuffle_buffer: int = 256,
+        fps: float | None = None,
+        augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        servers: Sequence[str] = (),
     ) -> None:
         """Reads `dataset_info.json`, no records.
 
@@ -45,7 +42,14 @@ class Pipeline:
           crop: owner of H and W.
           split: name of the split.
           shuffle_buffer: see `records.shuffled`. Records are held as JPEGs, so a video of 300
-            frames at 340x256 takes about 5 MB.
+            frames at 340x256 takes about 8 MB.
+          fps: see `clips.at_rate`.
+          augment: the task's augmentation, if it is to run here, on the host, rather than in the
+            training step. The pixels are the same; what goes to the accelerator is four times as
+            much.
+          servers: addresses of machines that run tools/data_server.py and prepare the training
+            batches in turn; they must reach the records under the same path. By default this
+            machine does.
 
         Raises:
           FileNotFoundError: no records there, or a shard is missing.
@@ -59,6 +63,9 @@ class Pipeline:
         self._clips = clips
         self._crop = crop
         self._shuffle_buffer = shuffle_buffer
+        self._fps = fps
+        self._augment = augment
+        self._servers = servers
 
     def stream(
         self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext
@@ -85,7 +92,9 @@ class Pipeline:
             return numbered.take(steps_per_epoch * global_batch).skip(tf.cast(done, tf.int64))
 
         numbered = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_of)
-        return self._batches(numbered, global_batch, seed, context, limit=tf.int64.max)
+        return self._batches(
+            numbered, global_batch, seed, context, limit=tf.int64.max, servers=self._servers
+        )
 
     def once(
         self, global_batch: int, context: tf.distribute.InputContext, seed: int = 0
@@ -105,27 +114,45 @@ class Pipeline:
         seed: int,
         context: tf.distribute.InputContext,
         limit: int,
+        servers: Sequence[str] = (),
     ) -> tf.data.Dataset:
         """This worker's part of each global batch, in batches for one replica.
 
         What stands at position `limit` or later has weight 0.
         """
-        if context.num_input_pipelines > 1:
-            # Every worker reads all records but decodes only its own.
-            share = global_batch // context.num_input_pipelines
-            blocks = numbered.batch(share, drop_remainder=True)
-            mine = blocks.shard(context.num_input_pipelines, context.input_pipeline_id)
-            numbered = mine.unbatch()
-        examples = numbered.map(
-            lambda position, serialized: {
-                **self._example(position, serialized, seed),
-                "weight": tf.cast(position < limit, tf.float32),
-            },
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
         per_replica = context.get_per_replica_batch_size(global_batch)
-        return examples.batch(per_replica, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+        def share(numbered: tf.data.Dataset, size: int, count: int, index: int) -> tf.data.Dataset:
+            """Every `count`-th block of `size` records, none of them decoded yet."""
+            if count == 1:
+                return numbered
+            return numbered.batch(size, drop_remainder=True).shard(count, index).unbatch()
+
+        def decoded(numbered: tf.data.Dataset) -> tf.data.Dataset:
+            examples = numbered.map(
+                lambda position, serialized: {
+                    **self._example(position, serialized, seed),
+                    "weight": tf.cast(position < limit, tf.float32),
+                },
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            return examples.batch(per_replica, drop_remainder=True)
+
+        workers = context.num_input_pipelines
+        numbered = share(numbered, global_batch // workers, workers, context.input_pipeline_id)
+        if not servers:
+            return decoded(numbered).prefetch(tf.data.AUTOTUNE)
+        # Each server prepares every n-th batch, so that their order is what it would be here. (With
+        # one dispatcher for all of them it would depend on who is faster.)
+        turns = [
+            decoded(share(numbered, per_replica, len(servers), index)).apply(
+                tf.data.experimental.service.distribute("parallel_epochs", f"grpc://{server}")
+            )
+            for index, server in enumerate(servers)
+        ]
+        in_turn = tf.data.Dataset.range(len(turns)).repeat()
+        return tf.data.Dataset.choose_from_datasets(turns, in_turn).prefetch(tf.data.AUTOTUNE)
 
     def _example(self, position: tf.Tensor, serialized: tf.Tensor, seed: int) -> dict:
         record = records.parse(serialized)
@@ -138,13 +165,19 @@ class Pipeline:
                 [count, 2], fold_in(key, purpose), minval=None, maxval=None, dtype=tf.int32
             )
 
-        indices = self._clips(tf.size(record["frames"]), draw(_CLIPS, 1)[0])
-        seeds = draw(_CROPS, self._clips.num_clips)
-        return {
-            "frames": views.extract(record["frames"], indices, self._crop, seeds),
-            "seeds": draw(_PHOTOMETRIC, self.num_views),
-            "label": record["label"],
-        }
+        indices = clip_samplers.at_rate(
+            self._clips,
+            tf.size(record["frames"]),
+            draw(_CLIPS, 1)[0],
+            record["frame_rate"],
+            self._fps,
+        )
+        crop_seeds = draw(_CROPS, self._clips.num_clips)
+        frames = views.extract(record["frames"], indices, self._crop, crop_seeds)
+        seeds = draw(_PHOTOMETRIC, self.num_views)
+        if self._augment is not None:
+            frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
+        return {"frames": frames, "seeds": seeds, "label": record["label"]}
 
 
 def num_classes(data_dir: str | Path) -> int:

@@ -1,0 +1,80 @@
+"""A pool of data servers on loopback, against the same stream prepared here."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.augment.photometric import ColorJitter
+from cvrl_tf.data.clips import UniformClips
+from cvrl_tf.data.pipeline import Pipeline
+from cvrl_tf.data.views import RandomResizedCrop
+
+TOOL = Path(__file__).parents[2] / "tools" / "data_server.py"
+
+
+@pytest.fixture
+def servers(child_environment: dict[str, str]) -> Iterator[list[str]]:
+    """Addresses of two, which end with the test."""
+    command = [sys.executable, str(TOOL), "--host=localhost", "--port=0"]
+    processes = [
+        subprocess.Popen(command, env=child_environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        lines = [process.stdout.readline() for process in processes if process.stdout]
+        yield [line.removeprefix("Serving on ").split(". ")[0] for line in lines]
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def test_batches_are_those_that_one_machine_prepares(
+    noise_records: Path,
+    servers: list[str],
+    one_worker: Callable[[int], tf.distribute.InputContext],
+) -> None:
+    def batches(**arguments: object) -> list[dict[str, np.ndarray]]:
+        pipeline = Pipeline(
+            noise_records, UniformClips(4, 2, 2), RandomResizedCrop(32), **arguments
+        )  # type: ignore[arg-type]
+        # From the fourth step on, over the end of the first epoch of 5 steps.
+        stream = pipeline.stream(3, seed=1, first_step=3, context=one_worker(1))
+        return list(stream.take(7).as_numpy_iterator())
+
+    augment = ViewChains([Chain([ColorJitter(probability=1.0)])])
+    for arguments in ({}, {"augment": augment}):
+        here = batches(**arguments)
+        there = batches(servers=servers, **arguments)
+        assert len(here) == len(there) == 7
+        for ours, theirs in zip(here, there, strict=True):
+            assert ours.keys() == theirs.keys()
+            for key in ours:
+                np.testing.assert_array_equal(ours[key], theirs[key])
+
+
+def test_a_taken_port_is_an_error_with_a_remedy(
+    servers: list[str], child_environment: dict[str, str]
+) -> None:
+    port = servers[0].split(":")[1]
+    run = subprocess.run(
+        [sys.executable, str(TOOL), f"--port={port}"],
+        env=child_environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 1
+    assert f"can't listen on port {port}" in run.stderr and "another --port" in run.stderr
