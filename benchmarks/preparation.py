@@ -3,8 +3,8 @@
     python benchmarks/preparation.py
 
 Both use all cores: ours one worker a core, ffmpeg one process with one thread a core. Both scale
-the short side to 256 and write JPEGs of like size and quality. The videos are made here: textures with the
-spectrum of natural images, moving, as H.264.
+the short side to 256 and write JPEGs of like size and quality. The videos are made here: textures
+with the spectrum of natural images, moving, as H.264.
 """
 
 import json

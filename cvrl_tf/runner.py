@@ -14,6 +14,7 @@ import tf_keras as keras
 
 from cvrl_tf import checkpoints
 
+_VIEWS_SHOWN, _FRAMES_SHOWN = 8, 8
 _PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
 
 
@@ -37,7 +38,7 @@ class Run:
       run.json            package versions, seed, batch, steps
       encoder.json        architecture of the encoder, for export and evaluation
       metrics.jsonl       one line every `log_every` steps and one an epoch
-      tensorboard/        the same, for TensorBoard
+      tensorboard/        the same, for TensorBoard, and the views of the first batch
       checkpoints/        {encoder, head or classifier, optimizer with its step}
     """
 
@@ -64,7 +65,8 @@ class Run:
           model_dir: folder of the run. If it holds a checkpoint, the run resumes from it.
           strategy: from `distribution.strategy`.
           train_data: training views.
-          task: builds the model, which has `encoder`, `checkpoint_roots` and a `train_step`.
+          task: builds the model, which has `encoder`, `augment`, `checkpoint_roots` and a
+            `train_step`.
           optimizer: builds the optimiser from `learning_rate`; any of Keras.
           learning_rate: builds the schedule from `steps_per_epoch`, `epochs`, `global_batch`.
           global_batch: examples in a step of all replicas together.
@@ -159,6 +161,8 @@ class Run:
             callbacks.append(_MetricsLog(self.model_dir, self._log_every, self._schedule))
         done = self.step // self.steps_per_epoch
         left_of_epoch = -self.step % self.steps_per_epoch
+        if self._is_chief and not self.step:
+            self._show_views()
         if done >= self._epochs:
             print(f"All {self._epochs} epochs are done already.")
             return
@@ -217,6 +221,22 @@ class Run:
             "training_examples": self._train_data.num_examples,
         }
         (self.model_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    def _show_views(self) -> None:
+        """The first examples of the first batch for TensorBoard: a row of frames for each view."""
+        context = tf.distribute.InputContext(num_replicas_in_sync=1)
+        number = min(_VIEWS_SHOWN, self.global_batch)  # a batch of fewer begins with the same ones
+        batch = next(iter(self._train_data.stream(number, self._seed, 0, context)))
+        views = self.model.augment(batch["frames"], batch["seeds"])
+        frames = tf.reshape(views, batch["frames"].shape)
+        times = tf.cast(
+            tf.linspace(0, frames.shape[2] - 1, min(_FRAMES_SHOWN, frames.shape[2])), tf.int32
+        )
+        rows = tf.transpose(tf.gather(frames, times, axis=2), [0, 1, 3, 2, 4, 5])  # N V H T W 3
+        shape = rows.shape
+        strips = tf.reshape(rows, [shape[0], shape[1] * shape[2], shape[3] * shape[4], 3])
+        with tf.summary.create_file_writer(str(self.model_dir / "tensorboard")).as_default(0):
+            tf.summary.image("views of the first batch", strips, max_outputs=_VIEWS_SHOWN)
 
     def _element_shape(self) -> tuple[int, ...]:
         """(T, H, W, 3) of the training clips."""

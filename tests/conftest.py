@@ -51,13 +51,15 @@ def jpegs_of(encoded: encoding.EncodedVideo) -> list[bytes]:
     return [frame.bytes_list.value[0] for frame in frames]
 
 
-def write_records(folder: Path, videos: list[np.ndarray], split: str = "train") -> Path:
-    """Writes videos, in two shards, with labels 0, 1, 0, 1, ..."""
+def write_records(
+    folder: Path, videos: list[np.ndarray], split: str = "train", num_shards: int = 2
+) -> Path:
+    """Writes videos, dealt out to the shards, with labels 0, 1, 0, 1, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: dict[str, int] = {}
-    for shard in range(2):
-        name = f"{split}-{shard:05d}-of-00002"
-        members = list(range(shard, len(videos), 2))
+    for shard in range(num_shards):
+        name = f"{split}-{shard:05d}-of-{num_shards:05d}"
+        members = list(range(shard, len(videos), num_shards))
         shards[name] = len(members)
         with tf.io.TFRecordWriter(str(folder / name)) as writer:
             for number in members:

@@ -1,9 +1,12 @@
 """Every recipe parses, says what DESIGN asks of it, and builds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gin
+import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 from cvrl_tf import checkpoints, runner
@@ -59,8 +62,6 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
             else ResNet3D(depth=10, width=0.25)
         )
         encoder.build()
-        import tensorflow as tf
-
         prefix = tf.train.Checkpoint(encoder=encoder).write(str(tmp_path / "run/checkpoints/c-1"))
         checkpoints.save_encoder_config(encoder, (16, 224, 224, 3), tmp_path / "run")
         parameters = [*parameters, f"CHECKPOINT='{prefix}'"]
@@ -72,7 +73,7 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
     run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
     assert run.steps_per_epoch == 240_000 // run.global_batch
     assert run.model.encoder.count_params() > 0
-    if recipe.parts[1] == "pretrain":
+    if recipe.parts[1] in ("pretrain", "ablation"):
         assert run.model.encoder.count_params() == 31_725_248
         assert run.model.head.output_layer.units == 128
     elif recipe.parts[1] != "demo":
@@ -102,6 +103,37 @@ def test_lars_goes_behind_a_recipe(parameters: list[str], tmp_path: Path) -> Non
     names = [variable.name for variable in model.trainable_variables]
     decayed = [name for name in names if model.optimizer._use_weight_decay(name)]
     assert decayed == [name for name in names if "kernel" in name] and len(decayed) == 14
+
+
+@pytest.mark.parametrize("name", ["none", "strong", "asymmetric", "on_host"])
+def test_augmentation_goes_behind_a_recipe(
+    name: str, noise_records: Path, tmp_path: Path, one_worker: Callable
+) -> None:
+    recipes = ["gin/demo/pretrain.gin", f"gin/common/augment_{name}.gin"]
+    small = [f"DATA_DIR='{noise_records}'", "runner.Run.global_batch=4"]
+    gin.parse_config_files_and_bindings(recipes, small)
+    run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+    (batch,) = run._train_data.stream(4, 0, 0, one_worker(1)).take(1)
+    assert batch["frames"].dtype == (tf.float32 if name == "on_host" else tf.uint8)
+    frames = run.model.augment(batch["frames"], batch["seeds"])
+    assert frames.shape == (8, 8, 40, 40, 3)
+    changed = np.abs(frames - tf.reshape(tf.cast(batch["frames"], tf.float32) / 255, frames.shape))
+    assert (changed.max() > 0.01) == (name != "none")
+
+
+def test_the_host_makes_the_same_pixels(
+    noise_records: Path, tmp_path: Path, one_worker: Callable
+) -> None:
+    small = [f"DATA_DIR='{noise_records}'", "runner.Run.global_batch=4"]
+    views = []
+    for recipes in ([], ["gin/common/augment_on_host.gin"]):
+        gin.clear_config()
+        gin.parse_config_files_and_bindings(["gin/demo/pretrain.gin", *recipes], small)
+        run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+        (batch,) = run._train_data.stream(4, 0, 0, one_worker(1)).take(1)
+        views.append(run.model.augment(batch["frames"], batch["seeds"]).numpy())
+    # XLA rounds by the shape of the batch; 1e-5 is a four-hundredth of a step of 8 bits.
+    np.testing.assert_allclose(views[0], views[1], atol=1e-5)
 
 
 def test_no_package_hides_gin() -> None:

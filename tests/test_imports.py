@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "cvrl_tf.data.files": set(),
     "cvrl_tf.data.annotations": {"data.annotations"},
     "cvrl_tf.data.subsets": {"data.records", "data.schema"},
+    "cvrl_tf.data.verification": {"data.manifest", "data.schema"},
     "cvrl_tf.data.pipeline": {"data.views", "data.clips", "data.records", "data.schema"},
     "cvrl_tf.data.views": {"data.clips", "data.records", "data.schema"},
     "cvrl_tf.data.records": {"data.schema"},

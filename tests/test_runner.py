@@ -181,3 +181,23 @@ def test_seed_gives_the_initial_weights(noise_records: Path, tmp_path: Path) -> 
     )
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_tensorboard_shows_the_views_of_the_first_batch(
+    undisturbed: runner.Run, one_worker: Callable
+) -> None:
+    (batch,) = undisturbed._train_data.stream(5, 0, 0, one_worker(1)).take(1)
+    views = undisturbed.model.augment(batch["frames"], batch["seeds"]).numpy()
+    views = views.reshape(batch["frames"].shape)  # [5, 2, 4, 16, 16, 3]
+    (events,) = [
+        list(tf.compat.v1.train.summary_iterator(str(path)))
+        for path in sorted((undisturbed.model_dir / "tensorboard").iterdir())
+        if b"views of the first batch" in path.read_bytes()
+    ]
+    (value,) = [value for event in events for value in event.summary.value]
+    pictures = value.tensor.string_val[2:]  # width and height come first
+    assert len(pictures) == 5
+    for picture, example in zip(pictures, views, strict=True):
+        rows = [np.concatenate(list(view), axis=1) for view in example]
+        shown = tf.io.decode_png(picture).numpy() / 255
+        np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)

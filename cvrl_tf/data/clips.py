@@ -82,7 +82,7 @@ class DecreasingPair:
         delta = _below(draws[0] * draws[3] ** (1 / (self.power + 1)), num_starts)
         first = _below(draws[1], num_starts - delta)
         pair = tf.stack([first, first + delta])
-        starts = tf.where(draws[2] < 0.5, pair, pair[::-1])
+        starts = tf.where(draws[2] < 0.5, pair, tf.reverse(pair, [0]))
         return _consecutive(starts, self.num_frames, self.stride, length)
 
 

@@ -35,13 +35,11 @@ def in_order(paths: list[str]) -> tf.data.Dataset:
 def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
     """Serialized records of one epoch, in an order that is a function of (seed, epoch) alone.
 
-    Shards are read in a random order, several at a time, and what is read is shuffled in blocks.
-    (`Dataset.shuffle` wants its seed when the graph is built, so one order for all epochs.)
+    Shards are read in a random order, several at a time, and what is read is shuffled in a buffer.
 
     Args:
       paths: the shards.
-      buffer: records in a block; two blocks are held. As many as there are examples gives a uniform
-        shuffle.
+      buffer: records in it. As many as there are examples gives a uniform shuffle.
       seed: of the run.
       epoch: int64 [].
     """
@@ -53,12 +51,19 @@ def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.d
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-
-    def shuffle(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
-        block_key = tf.random.experimental.stateless_fold_in(key, number)
-        return tf.random.experimental.stateless_shuffle(block, seed=block_key)
-
-    return records.batch(buffer).enumerate().map(shuffle).prefetch(1).unbatch()
+    # Not `Dataset.shuffle`, which takes its seed when the graph is built, so one order for all
+    # epochs, and mixes TensorFlow's global seed in.
+    shuffled_records = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(records),
+        buffer_size=buffer,
+        seed=seed,
+        seed2=epoch + 1,  # both 0 would mean any
+        output_types=[tf.string],
+        output_shapes=[[]],
+        reshuffle_each_iteration=False,
+    )
+    spec = tf.TensorSpec([], tf.string)
+    return tf.data.experimental.from_variant(shuffled_records, spec).prefetch(1)
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

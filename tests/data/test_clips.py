@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.projects.video_ssl.ops import video_ssl_preprocess_ops as garden
 from scipy import stats
 
 from cvrl_tf.data import clips
@@ -58,12 +59,39 @@ def test_decreasing_pair_has_the_stated_density() -> None:
     # CDF of the floor of a variable with density 2 (M - x) / M^2 on [0, M), M = 220.
     edges = np.arange(221) / 220
     expected = np.diff(2 * edges - edges**2)
-    assert stats.chisquare(np.bincount(delta, minlength=220), expected * 100_000).pvalue > 1e-3
+    counts = np.bincount(delta, minlength=220)
+    assert stats.chisquare(counts, expected * 100_000).pvalue > 1e-3
+    distance = np.abs(np.cumsum(counts / 100_000 - expected)).max()
+    assert distance < 1.95 / np.sqrt(100_000)  # Kolmogorov-Smirnov, p = 1e-3
     np.testing.assert_allclose(delta.mean() + 0.5, 220 / 3, rtol=0.01)
     assert abs(np.mean(signed > 0) - np.mean(signed < 0)) < 0.02  # either clip may be first
     first = starts.min(axis=1)
     scaled = (first + 0.5) / (220 - delta)
     np.testing.assert_allclose([scaled.mean(), scaled.var()], [1 / 2, 1 / 12], rtol=0.02)
+
+
+def test_decreasing_pair_as_the_authors() -> None:
+    def starts(_: tf.Tensor) -> tf.Tensor:
+        both = garden.sample_ssl_sequence(tf.range(250), 16, True, 2)
+        return tf.stack([both[0], both[16]])
+
+    tf.random.set_seed(0)
+    data = tf.data.Dataset.range(10_000).map(starts)  # in turn, so their seed settles the draws
+    theirs = next(data.batch(10_000).as_numpy_iterator())
+    ours = draw(clips.DecreasingPair(16, 2), 250, 10_000)[:, :, 0]
+    for view in range(2):
+        assert stats.ks_2samp(ours[:, view], theirs[:, view]).pvalue > 1e-3
+    assert stats.ks_2samp(ours.min(axis=1), theirs.min(axis=1)).pvalue > 1e-3
+    signed = np.diff(ours)[:, 0], np.diff(theirs)[:, 0]
+    assert stats.ks_2samp(*signed).pvalue > 1e-3
+    assert stats.ks_2samp(*np.abs(signed)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ALL, ids=lambda s: f"{type(s).__name__}x{s.num_clips}")
+def test_same_indices_eagerly_and_mapped(sampler: clips.UniformClips) -> None:
+    for mapped, seed in zip(draw(sampler, 250, 20), range(20), strict=True):
+        eager = sampler(tf.constant(250), tf.constant([seed, 7]))
+        np.testing.assert_array_equal(mapped, eager)
 
 
 def test_same_pair_is_one_clip_twice() -> None:

@@ -70,6 +70,74 @@ def test_replicas_and_workers_share_the_same_global_batch(noise_records: Path) -
     assert_same(merged(two_by_two, per_worker=2), whole)
 
 
+def test_same_bytes_on_one_thread_and_on_eight(noise_records: Path, one_worker: Contexts) -> None:
+    def on_threads(count: int) -> list[dict]:
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = count
+        stream = training(noise_records, shuffle_buffer=7).stream(4, 0, 0, one_worker(1))
+        return take(stream.with_options(options), 6)
+
+    assert_same(on_threads(8), on_threads(1))
+
+
+def test_same_records_eagerly_and_mapped(noise_records: Path) -> None:
+    info = schema.DatasetInfo.load(noise_records).split("train")
+    paths = records.shard_paths(noise_records, info)
+
+    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        return records.shuffled(paths, 5, 0, epoch)
+
+    mapped = take(tf.data.Dataset.range(2).flat_map(epoch_of).map(records.parse), 100)
+    eager = [
+        {name: value.numpy() for name, value in records.parse(serialized).items()}
+        for epoch in range(2)
+        for serialized in epoch_of(tf.constant(epoch, tf.int64))
+    ]
+    assert len(eager) == 2 * 17
+    assert_same(mapped, eager)
+
+
+@pytest.fixture(scope="module")
+def three_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """17 videos in three shards; video i has the grey value 15 * i."""
+    videos = [np.full((8, 32, 32, 3), 15 * i, np.uint8) for i in range(17)]
+    return write_records(tmp_path_factory.mktemp("three"), videos, num_shards=3)
+
+
+def numbers(batch: dict[str, np.ndarray]) -> list[int]:
+    """Which videos of `three_shards` a batch holds."""
+    return np.round(batch["frames"].mean(axis=(1, 2, 3, 4, 5)) / 15).astype(int).tolist()
+
+
+def by_two_workers(make: Callable[[tf.distribute.InputContext], tf.data.Dataset]) -> list[dict]:
+    """Global batches of two, put together from two workers with a replica each."""
+    contexts = [tf.distribute.InputContext(2, worker, 2) for worker in range(2)]
+    parts = zip(*[take(make(context), 16) for context in contexts], strict=True)
+    return [{name: np.concatenate([p[name] for p in each]) for name in each[0]} for each in parts]
+
+
+def test_two_workers_cover_an_epoch_of_three_shards(
+    three_shards: Path, one_worker: Contexts
+) -> None:
+    data = training(three_shards, shuffle_buffer=4)  # 8 steps an epoch, one example left over
+    batches = by_two_workers(lambda context: data.stream(2, 0, 0, context))
+    assert_same(batches, take(data.stream(2, 0, 0, one_worker(1)), 16))
+    for epoch in (batches[:8], batches[8:]):
+        seen = [number for batch in epoch for number in numbers(batch)]
+        assert len(set(seen)) == len(seen) == 16
+
+
+def test_two_workers_meet_each_example_once(three_shards: Path, one_worker: Contexts) -> None:
+    data = training(three_shards)
+    batches = by_two_workers(lambda context: data.once(2, context))
+    assert_same(batches, take(data.once(2, one_worker(1)), 16))
+    assert len(batches) == 9
+    seen = np.concatenate([numbers(batch) for batch in batches])
+    weights = np.concatenate([batch["weight"] for batch in batches])
+    assert sorted(seen[weights == 1]) == list(range(17))
+    assert weights.sum() == 17
+
+
 def test_an_epoch_has_each_example_at_most_once_and_epochs_differ(noise_records: Path) -> None:
     info = schema.DatasetInfo.load(noise_records).split("train")
     paths = records.shard_paths(noise_records, info)

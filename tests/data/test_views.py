@@ -1,9 +1,13 @@
 """Views: right frames, right pixels, and one draw a clip."""
 
+import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import noise_video, ramp_video
+from hypothesis import strategies as st
+from official.vision.ops import preprocess_ops_3d as garden
+from scipy import stats
 
 from cvrl_tf.data import views
 
@@ -47,6 +51,32 @@ def test_window_of_the_crop_is_what_the_view_shows() -> None:
             np.testing.assert_allclose(got[index], expected, atol=25)
 
 
+def test_crop_and_flip_as_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their ops on whole frames, given the window and the flip that ours drew."""
+    frames, crop = jpegs(noise_video(2, 48, 64, seed=2)), views.RandomResizedCrop(24)
+    flips = set()
+    for salt in range(8):
+        ours = views.extract(frames, tf.constant([[0, 1]]), crop, seeds(1, salt))[0]
+        windows, flip = crop(tf.constant([48, 64]), seeds(1, salt)[0])
+        begin, extent = (tf.concat([part, [0]], axis=0) for part in tf.split(windows[0], 2))
+        drawn = begin, extent, None
+        monkeypatch.setattr(
+            tf.image, "sample_distorted_bounding_box", lambda *_, drawn=drawn, **__: drawn
+        )
+        monkeypatch.setattr(
+            tf.random, "uniform", lambda *_, flip=flip, **__: tf.cast(flip[0], tf.int32)
+        )
+        whole = garden.decode_jpeg(frames, 3)
+        theirs = garden.random_crop_resize(whole, 24, 24, 2, 3, crop.aspect, crop.area)
+        theirs = garden.random_flip_left_right(theirs)
+        assert theirs.dtype == ours.dtype == tf.uint8
+        # They cut off fractions where ours rounds. About the outer columns, see above.
+        difference = np.abs(ours.numpy().astype(int) - theirs.numpy())
+        assert difference[:, :, 1:-1].max() <= 1
+        flips.add(bool(flip[0]))
+    assert flips == {False, True}
+
+
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_temporal_consistency(per_frame: bool) -> None:
     """One frame repeated stays one frame repeated, unless crops are drawn for every frame."""
@@ -58,6 +88,65 @@ def test_temporal_consistency(per_frame: bool) -> None:
     assert np.any(got[0, 0] != got[1, 0])  # the two views are drawn on their own
     if per_frame:
         assert not alike[:, 1:].any()
+
+
+@hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
+@hypothesis.given(
+    content=st.integers(0, 2**32 - 1),
+    height=st.integers(24, 60),
+    width=st.integers(24, 60),
+    num_frames=st.integers(4, 8),
+    seed=st.tuples(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1)),
+)
+def test_any_still_clip_stays_still(
+    content: int, height: int, width: int, num_frames: int, seed: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(content)
+    frames = jpegs(rng.integers(0, 256, (1, height, width, 3), np.uint8))
+    indices = tf.zeros([1, num_frames], tf.int32)
+    for per_frame in (False, True):
+        crop = views.RandomResizedCrop(16, per_frame=per_frame)
+        (clip,) = views.extract(frames, indices, crop, tf.constant([seed])).numpy()
+        assert np.any(clip != clip[0]) == per_frame
+
+
+def crops() -> list[views.Crop]:
+    return [
+        views.RandomResizedCrop(24),
+        views.RandomResizedCrop(24, per_frame=True),
+        views.EvenCrops(24, 32, 3),
+    ]
+
+
+@pytest.mark.parametrize("crop", crops(), ids=["random", "random_per_frame", "even"])
+def test_same_bytes_eagerly_and_mapped(crop: views.Crop) -> None:
+    frames, indices = jpegs(noise_video(4, 48, 64, seed=3)), tf.constant([[0, 2], [3, 1]])
+    several = tf.stack([seeds(2, salt) for salt in range(6)])
+    data = tf.data.Dataset.from_tensor_slices(several)
+    mapped = data.map(lambda s: views.extract(frames, indices, crop, s), num_parallel_calls=4)
+    for ours, each in zip(mapped, several, strict=True):
+        np.testing.assert_array_equal(ours, views.extract(frames, indices, crop, each))
+
+
+def test_windows_have_the_distribution_of_the_authors() -> None:
+    crop, count, size = views.RandomResizedCrop(24), 10_000, (256, 340)
+    ours = tf.data.Dataset.from_tensor_slices(seeds(count)).map(lambda s: crop(size, s)[0][0, 2:])
+    # Pixels that tell where they are. Of their two rows, the first is taken from a quarter of the
+    # window and the second from three quarters, so they are half its height apart; columns alike.
+    places = tf.cast(tf.stack(tf.meshgrid(*map(tf.range, size), indexing="ij"), -1), tf.float32)
+
+    def window(_: tf.Tensor) -> tf.Tensor:
+        pixels = garden.random_crop_resize(
+            places[tf.newaxis], 2, 2, 1, 2, aspect_ratio=(0.5, 2), area_range=(0.3, 1)
+        )[0]
+        return 2 * (pixels[1, 1] - pixels[0, 0])
+
+    tf.random.set_seed(0)
+    theirs = tf.data.Dataset.range(count).map(window)  # in turn, so their seed settles the draws
+    drawn = [next(data.batch(count).as_numpy_iterator()).T for data in (ours, theirs)]
+    area, aspect = zip(*[(height * width, width / height) for height, width in drawn], strict=True)
+    assert stats.ks_2samp(*area).pvalue > 1e-3
+    assert stats.ks_2samp(*aspect).pvalue > 1e-3
 
 
 def test_crops_have_the_stated_area_aspect_and_flips() -> None:
