@@ -183,12 +183,12 @@ def _convolve(frames: tf.Tensor, taps: list[tf.Tensor]) -> tf.Tensor:
     _, height, width, channels = frames.shape
     radius = len(taps) // 2
     rows = tf.reshape(frames, [-1, height, width * channels])
-    padded = tf.pad(rows, [[0, 0], [radius, radius], [0, 0]])
-    rows = tf.add_n([tap * padded[:, i : i + height] for i, tap in enumerate(taps)])
     padded = tf.pad(rows, [[0, 0], [0, 0], [radius * channels, radius * channels]])
     starts = range(0, len(taps) * channels, channels)
     shifted = [padded[:, :, i : i + width * channels] for i in starts]
     rows = tf.add_n([tap * image for tap, image in zip(taps, shifted, strict=True)])
+    padded = tf.pad(rows, [[0, 0], [radius, radius], [0, 0]])
+    rows = tf.add_n([tap * padded[:, i : i + height] for i, tap in enumerate(taps)])
     return tf.reshape(rows, tf.shape(frames))
 
 
