@@ -54,7 +54,7 @@ demo: setup ## from videos to features on synthetic data; results in runs/demo
 	$(BIN)/python tools/demo.py --output=runs/demo
 
 addons-test: .venv-addons/installed ## tests with TensorFlow 2.15 and TensorFlow Addons; Python 3.11
-	.venv-addons/bin/pytest -m addons
+	.venv-addons/bin/pytest -m "addons and not slow"
 
 clean: ## remove environments and caches, but not runs/
 	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -79,7 +79,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
     return run
 
 
-@pytest.mark.parametrize("stop", [1, STEPS_PER_EPOCH, 5])
+@pytest.mark.parametrize(
+    "stop", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, STEPS_PER_EPOCH)), 5]
+)
 def test_stopped_and_resumed_ends_in_the_same_weights(
     stop: int,
     undisturbed: runner.Run,

@@ -30,9 +30,17 @@ CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "runner.Run.eval_batch=1"]
 
 @pytest.fixture(scope="module")
 def tool():
-    """The tool as a module; its flags are taken back, for other commands define them too."""
+    """The tool as a module. It has flags in common with other commands, which must not meet."""
     from absl import flags
 
+    others = {
+        flag.name: flag
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        if module.startswith("cvrl_tf")
+        for flag in defined
+    }
+    for name in others:
+        delattr(flags.FLAGS, name)
     before = set(flags.FLAGS)
     spec = importlib.util.spec_from_file_location("browse_views", TOOL)
     module = importlib.util.module_from_spec(spec)
@@ -40,6 +48,8 @@ def tool():
     yield module
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +79,12 @@ def browse(
     ("recipe", "params", "num_views"),
     [
         ("gin/demo/pretrain.gin", [], 2),
-        ("gin/pretrain/k400.gin", [], 2),
+        pytest.param("gin/pretrain/k400.gin", [], 2, marks=pytest.mark.slow),
         ("gin/pretrain/k400.gin", PER_FRAME, 2),
         ("gin/pretrain/k600_authors_code.gin", ["clips.DecreasingPair.num_frames=4"], 2),
         ("gin/probe/k400.gin", CLASSIFY, 1),
-        ("gin/finetune/ucf101.gin", CLASSIFY, 1),
-        ("gin/semi/k400_1pct.gin", CLASSIFY, 1),
+        pytest.param("gin/finetune/ucf101.gin", CLASSIFY, 1, marks=pytest.mark.slow),
+        pytest.param("gin/semi/k400_1pct.gin", CLASSIFY, 1, marks=pytest.mark.slow),
     ],
 )
 def test_views_are_those_of_the_first_step(
@@ -157,7 +167,7 @@ def test_views_of_a_video_move_side_by_side(tool, tmp_path: Path) -> None:
         assert picture.n_frames == 5 and picture.size == pictures[0].size
 
 
-@pytest.mark.parametrize("ending", ["png", "gif"])
+@pytest.mark.parametrize("ending", ["png", pytest.param("gif", marks=pytest.mark.slow)])
 def test_command(ending: str, records: Path, tmp_path: Path, child_environment: dict) -> None:
     output = tmp_path / "new" / f"views.{ending}"
     params = [f"DATA_DIR='{records}'", *SMALL]
@@ -178,6 +188,7 @@ def test_command(ending: str, records: Path, tmp_path: Path, child_environment: 
     assert min(changes) > 5
 
 
+@pytest.mark.slow
 def test_mistakes_end_at_once_with_value_and_remedy(
     records: Path, tmp_path: Path, child_environment: dict
 ) -> None:
