@@ -16,7 +16,7 @@ import tensorflow as tf
 from conftest import jpegs_of
 from etils import epath
 
-from cvrl_tf.data import annotations, beam, crew, encoding, manifest, preparation, records, schema
+from cvrl_tf.data import annotations, crew, encoding, manifest, preparation, records, schema
 from cvrl_tf.data.encoding import FrameOptions
 
 STEP = 7
@@ -339,6 +339,8 @@ def write_here(shards: dict[str, list[annotations.Video]], job: crew.Job) -> Non
 
 
 def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
+    from cvrl_tf.data import beam  # not on the [addons] leg
+
     for i in range(6):
         write_clip(tmp_path / "videos" / f"{i}.mp4", length=5 + i)
     write_clip(tmp_path / "whole.avi", length=30)
