@@ -112,7 +112,6 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.slow
 def test_damaged_videos_are_all_accounted_for(clips: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     sources = sorted(clips.iterdir())
