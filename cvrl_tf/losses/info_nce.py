@@ -1,5 +1,8 @@
 """InfoNCE, equation 1 of the paper."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 # Stands in for minus infinity, which would make 0 * log 0 of the entropy not a number.
@@ -49,3 +52,129 @@ def contrastive_entropy(logits: tf.Tensor) -> tf.Tensor:
     """Entropy of the softmax over the keys, float32 [n], nats; ln(2N - 1) is no preference."""
     log_p = tf.nn.log_softmax(logits)
     return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=1)
+
+
+def blocked_info_nce(
+    queries: tf.Tensor,
+    keys: tf.Tensor,
+    offset: tf.Tensor | int,
+    temperature: float,
+    block: int,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`info_nce` for large batches: no more than `block` x `block` similarities exist at a time.
+
+    The sum over the keys runs from block to block with the largest exponent so far (Milakov and
+    Gimelshein, "Online normalizer calculation for softmax", 2018), and the gradient computes the
+    similarities again.
+
+    Args: as `info_nce`, and
+      block: queries, and keys, of a block.
+
+    Returns:
+      loss: float32 [n].
+      accuracy: float32 [n], see `contrastive_accuracy`.
+      entropy: float32 [n], see `contrastive_entropy`.
+    """
+    queries = tf.math.l2_normalize(tf.cast(queries, tf.float32), axis=1)
+    keys = tf.math.l2_normalize(tf.cast(keys, tf.float32), axis=1)
+    anchors = offset + tf.range(tf.shape(queries)[0])
+    labels = tf.bitwise.bitwise_xor(anchors, 1)
+    everything, nearest, entropy = _log_sum_exp(queries, keys, anchors, temperature, block)
+    other_view = tf.reduce_sum(queries * tf.gather(keys, labels), axis=1) / temperature
+    return everything - other_view, tf.cast(nearest == labels, tf.float32), entropy
+
+
+def _log_sum_exp(
+    queries: tf.Tensor, keys: tf.Tensor, anchors: tf.Tensor, temperature: float, block: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Over all keys but the anchor itself: log-sum-exp of the logits, nearest key, entropy.
+
+    Only the first is differentiable.
+    """
+    num_queries, num_keys = tf.shape(queries)[0], tf.shape(keys)[0]
+    query_blocks, key_blocks = -(-num_queries // block), -(-num_keys // block)
+
+    def padded(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """[R, ...] as [count, block, ...], filled up with zeros."""
+        missing = count * block - tf.shape(rows)[0]
+        rows = tf.pad(rows, [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)])
+        return tf.reshape(rows, tf.concat([[count, block], tf.shape(rows)[1:]], axis=0))
+
+    own = padded(anchors, query_blocks)
+    numbers = tf.reshape(tf.range(key_blocks * block), [key_blocks, block])
+
+    def logits(q: tf.Tensor, k: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+        """Of blocks i and j, [block, block]."""
+        excluded = (own[i][:, tf.newaxis] == numbers[j]) | (numbers[j] >= num_keys)
+        return tf.where(excluded, _EXCLUDED, tf.matmul(q[i], k[j], transpose_b=True) / temperature)
+
+    def add_up(step: Callable, count: tf.Tensor, start: tuple) -> tuple:
+        """What is left of `start` after `step` for every block."""
+        return tf.while_loop(
+            lambda j, *_: j < count,
+            lambda j, *state: (j + 1, *step(j, *state)),
+            (0, *start),
+            parallel_iterations=1,
+        )[1:]
+
+    def for_all(of_block: Callable, count: tf.Tensor, signature: Any) -> Any:
+        """What `of_block` gives for each block, row by row; one after the other, to save memory."""
+        found = tf.map_fn(
+            of_block, tf.range(count), fn_output_signature=signature, parallel_iterations=1
+        )
+        return tf.nest.map_structure(
+            lambda rows: tf.reshape(rows, tf.concat([[-1], tf.shape(rows)[2:]], axis=0)), found
+        )
+
+    @tf.custom_gradient
+    def forward(queries: tf.Tensor, keys: tf.Tensor) -> tuple:
+        q, k = padded(queries, query_blocks), padded(keys, key_blocks)
+
+        def of_queries(i: tf.Tensor) -> tuple:
+            def step(j: tf.Tensor, top: Any, nearest: Any, total: Any, weighted: Any) -> tuple:
+                x = logits(q, k, i, j)
+                new_top = tf.maximum(top, tf.reduce_max(x, axis=1))
+                here = j * block + tf.argmax(x, axis=1, output_type=tf.int32)
+                nearest = tf.where(new_top > top, here, nearest)
+                scale, p = tf.exp(top - new_top), tf.exp(x - new_top[:, tf.newaxis])
+                total = total * scale + tf.reduce_sum(p, axis=1)
+                weighted = weighted * scale + tf.reduce_sum(p * x, axis=1)
+                return new_top, nearest, total, weighted
+
+            zeros = tf.zeros([block])
+            start = (zeros + 2 * _EXCLUDED, tf.zeros([block], tf.int32), zeros, zeros)
+            top, nearest, total, weighted = add_up(step, key_blocks, start)
+            everything = top + tf.math.log(total)
+            return everything, nearest, everything - weighted / total
+
+        row = tf.TensorSpec([block])
+        outputs = for_all(of_queries, query_blocks, (row, tf.TensorSpec([block], tf.int32), row))
+        everything, nearest, entropy = (rows[:num_queries] for rows in outputs)
+
+        def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            lse, weight = padded(everything, query_blocks), padded(upstream, query_blocks)
+
+            def slopes(i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+                """Of the sum of the weighted outputs by the similarities, [block, block]."""
+                p = tf.exp(logits(q, k, i, j) - lse[i][:, tf.newaxis])
+                return p * weight[i][:, tf.newaxis] / temperature
+
+            def of_query(i: tf.Tensor) -> tf.Tensor:
+                def step(j: tf.Tensor, total: tf.Tensor) -> tuple:
+                    return (total + tf.matmul(slopes(i, j), k[j]),)
+
+                return add_up(step, key_blocks, (tf.zeros_like(q[0]),))[0]
+
+            def of_key(j: tf.Tensor) -> tf.Tensor:
+                def step(i: tf.Tensor, total: tf.Tensor) -> tuple:
+                    return (total + tf.matmul(slopes(i, j), q[i], transpose_a=True),)
+
+                return add_up(step, query_blocks, (tf.zeros_like(k[0]),))[0]
+
+            rows = tf.TensorSpec([block, queries.shape[1]])
+            by_query = for_all(of_query, query_blocks, rows)[:num_queries]
+            return by_query, for_all(of_key, key_blocks, rows)[:num_keys]
+
+        return (everything, nearest, entropy), gradient
+
+    return forward(queries, keys)

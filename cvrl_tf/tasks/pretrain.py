@@ -5,7 +5,12 @@ import tf_keras as keras
 
 from cvrl_tf import distribution
 from cvrl_tf.augment.chain import ViewChains
-from cvrl_tf.losses.info_nce import contrastive_accuracy, contrastive_entropy, info_nce
+from cvrl_tf.losses.info_nce import (
+    blocked_info_nce,
+    contrastive_accuracy,
+    contrastive_entropy,
+    info_nce,
+)
 from cvrl_tf.losses.weight_decay import l2_of_kernels
 
 
@@ -19,6 +24,7 @@ class ContrastiveLearner(keras.Model):
         augment: ViewChains,
         temperature: float = 0.1,
         weight_decay: float = 0.0,
+        block: int | None = None,
     ) -> None:
         """Args:
         encoder: frames [N, T, H, W, 3] to features [N, D].
@@ -26,6 +32,8 @@ class ContrastiveLearner(keras.Model):
         augment: uint8 views [B, 2, T, H, W, 3] to float32 frames [2B, T, H, W, 3].
         temperature: of InfoNCE; the paper has 0.1.
         weight_decay: factor of the L2 loss on all kernels; 1e-6 in the authors' code.
+        block: see `blocked_info_nce`, for batches whose similarities don't fit into memory;
+          None for all at once, which is faster.
         """
         super().__init__()
         self.encoder = encoder
@@ -33,6 +41,7 @@ class ContrastiveLearner(keras.Model):
         self.augment = augment
         self._temperature = temperature
         self._weight_decay = weight_decay
+        self._block = block
         names = ("loss", "contrastive_accuracy", "contrastive_entropy", "weight_decay")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
         encoder.build((None, None, None, None, 3))
@@ -70,13 +79,20 @@ class ContrastiveLearner(keras.Model):
         # Both views in one pass, so that batch normalisation sees them together.
         embeddings = self(frames, training=training)
         keys, offset = distribution.gather(embeddings)
-        losses, logits, labels = info_nce(embeddings, keys, offset, self._temperature)
+        if self._block:
+            losses, accuracies, entropies = blocked_info_nce(
+                embeddings, keys, offset, self._temperature, self._block
+            )
+        else:
+            losses, logits, labels = info_nce(embeddings, keys, offset, self._temperature)
+            accuracies = contrastive_accuracy(logits, labels)
+            entropies = contrastive_entropy(logits)
         decay = self._weight_decay * l2_of_kernels(self.trainable_variables)
         loss = tf.reduce_mean(losses)
         metrics = {
             "loss": loss,
-            "contrastive_accuracy": tf.reduce_mean(contrastive_accuracy(logits, labels)),
-            "contrastive_entropy": tf.reduce_mean(contrastive_entropy(logits)),
+            "contrastive_accuracy": tf.reduce_mean(accuracies),
+            "contrastive_entropy": tf.reduce_mean(entropies),
             "weight_decay": decay,
         }
         return (loss + decay) / distribution.num_replicas(), metrics

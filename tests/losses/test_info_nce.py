@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cvrl_tf.losses.info_nce import contrastive_accuracy, contrastive_entropy, info_nce
+from cvrl_tf.losses.info_nce import (
+    blocked_info_nce,
+    contrastive_accuracy,
+    contrastive_entropy,
+    info_nce,
+)
 
 pytestmark = pytest.mark.addons
 
@@ -83,3 +88,42 @@ def test_accuracy_and_entropy() -> None:
     entropy = -(p * np.log(safe)).sum(axis=1)
     # Absolute, because where one key has all the weight, 1 - p is below float32's resolution.
     np.testing.assert_allclose(contrastive_entropy(logits), entropy, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+@pytest.mark.parametrize(
+    ("block", "part"), [(4, slice(0, 26)), (7, slice(8, 20)), (64, slice(0, 26))]
+)
+def test_blocks_change_nothing(block: int, part: slice, how: str) -> None:
+    """Loss, gradient, accuracy and entropy, of all anchors or of one replica's."""
+    z = tf.constant(np.random.default_rng(4).normal(size=(26, 16)).astype(np.float32))
+    weights = tf.constant(np.random.default_rng(5).uniform(size=26)[part].astype(np.float32))
+
+    def plain(keys: tf.Tensor) -> tuple:
+        with tf.GradientTape() as tape:
+            tape.watch(keys)
+            loss, logits, labels = info_nce(keys[part], keys, part.start, 0.1)
+            total = tf.reduce_sum(weights * loss)
+        metrics = contrastive_accuracy(logits, labels), contrastive_entropy(logits)
+        return loss, *metrics, tape.gradient(total, keys)
+
+    def blocked(keys: tf.Tensor) -> tuple:
+        with tf.GradientTape() as tape:
+            tape.watch(keys)
+            loss, *metrics = blocked_info_nce(keys[part], keys, part.start, 0.1, block)
+            total = tf.reduce_sum(weights * loss)
+        return loss, *metrics, tape.gradient(total, keys)
+
+    if how != "eager":
+        blocked = tf.function(blocked, jit_compile=how == "xla")
+    for found, expected in zip(blocked(z), plain(z), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_blocks_of_equal_embeddings() -> None:
+    z = tf.ones([8, 128])  # N = 4
+    loss, accuracy, entropy = blocked_info_nce(z, z, 0, 0.1, 3)
+    np.testing.assert_allclose(loss, np.full(8, np.log(7)), rtol=1e-6)
+    np.testing.assert_allclose(entropy, np.full(8, np.log(7)), rtol=1e-6)
+    _, logits, labels = info_nce(z, z, 0, 0.1)
+    np.testing.assert_array_equal(accuracy, contrastive_accuracy(logits, labels))

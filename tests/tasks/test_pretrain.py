@@ -1,5 +1,7 @@
 """Pretraining: the Garden's loss, weight decay, and that it learns."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,7 +16,7 @@ from cvrl_tf.tasks.pretrain import ContrastiveLearner
 pytestmark = pytest.mark.addons
 
 
-def learner(**kwargs: float) -> ContrastiveLearner:
+def learner(**kwargs: Any) -> ContrastiveLearner:
     keras.utils.set_random_seed(0)
     encoder = ResNet3D(depth=10, width=0.125, stem_pool=False)
     head = ProjectionHead(hidden_dim=32, num_hidden=1, output_dim=16)
@@ -69,6 +71,14 @@ def test_objective_is_loss_plus_weight_decay(batch: dict) -> None:
     np.testing.assert_allclose(objective, metrics["loss"] + metrics["weight_decay"], rtol=1e-6)
     plain, _ = learner().compute_losses(batch, training=False)
     np.testing.assert_allclose(plain, metrics["loss"], rtol=1e-6)
+
+
+def test_blocks_of_keys_change_nothing(batch: dict) -> None:
+    plain, expected = learner(weight_decay=1e-2).compute_losses(batch, training=True)
+    blocked, metrics = learner(weight_decay=1e-2, block=3).compute_losses(batch, training=True)
+    np.testing.assert_allclose(blocked, plain, rtol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_both_views_share_the_statistics_of_one_pass(batch: dict) -> None:
