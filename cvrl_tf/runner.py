@@ -1,10 +1,13 @@
 """The one training loop: strategy, data, task, `fit`, callbacks; resumes where it stopped."""
 
+import contextlib
+import fcntl
 import json
+import os
+import socket
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +15,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf import checkpoints
+from cvrl_tf import callbacks, checkpoints
 
 _VIEWS_SHOWN, _FRAMES_SHOWN = 8, 8
 _PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
@@ -123,6 +126,11 @@ class Run:
         resolver = self.strategy.cluster_resolver
         return resolver is None or resolver.task_type in (None, "", "chief") or not resolver.task_id
 
+    @property
+    def _num_workers(self) -> int:
+        resolver = self.strategy.cluster_resolver
+        return len(resolver.cluster_spec().as_dict().get("worker", [0])) if resolver else 1
+
     def _checked_steps_per_epoch(self) -> int:
         replicas, examples = self.strategy.num_replicas_in_sync, self._train_data.num_examples
         for name, batch in (("global_batch", self.global_batch), ("eval_batch", self._eval_batch)):
@@ -153,12 +161,43 @@ class Run:
         )
 
     def fit(self) -> None:
-        """Trains to the end, from wherever the run stands. Ctrl-C saves, and the run can go on."""
+        """Trains to the end, from wherever the run stands.
+
+        Ctrl-C saves, and so does SIGTERM at the end of the step, with the exit code 75; the same
+        command goes on.
+
+        Raises:
+          RuntimeError: another process trains in this folder.
+        """
+        with self._alone() if self._is_chief else contextlib.nullcontext():
+            self._fit_from_here()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the folder against other runs; the system lets go of it if this process dies."""
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        with (self.model_dir / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise RuntimeError(
+                    f"{str(self.model_dir)!r} is in use by {lock.read().strip()}: wait for it, "
+                    "stop it, or choose another --model_dir."
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            yield
+
+    def _fit_from_here(self) -> None:
         if self._is_chief:
             self._write_facts()
-        callbacks = [_Checkpoints(self._manager, self._checkpoint_every)]
+        watchers = [callbacks.Checkpoints(self._manager, self._checkpoint_every)]
+        if self._num_workers == 1:  # several would have to agree on the step
+            watchers.append(callbacks.Preemption(self._manager))
         if self._is_chief:
-            callbacks.append(_MetricsLog(self.model_dir, self._log_every, self._schedule))
+            watchers.append(callbacks.MetricsLog(self.model_dir, self._log_every, self._schedule))
         done = self.step // self.steps_per_epoch
         left_of_epoch = -self.step % self.steps_per_epoch
         if self._is_chief and not self.step:
@@ -168,14 +207,14 @@ class Run:
             return
         try:
             if left_of_epoch:
-                self._fit(done, done + 1, left_of_epoch, callbacks)
+                self._fit(done, done + 1, left_of_epoch, watchers)
                 done += 1
-            self._fit(done, self._epochs, self.steps_per_epoch, callbacks)
+            self._fit(done, self._epochs, self.steps_per_epoch, watchers)
         except KeyboardInterrupt:
             saved = self._manager.save(self.step)
             sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
 
-    def _fit(self, first: int, last: int, steps: int, callbacks: list) -> None:
+    def _fit(self, first: int, last: int, steps: int, watchers: list) -> None:
         """Epochs [first, last) of `steps` steps each."""
         if first == last:
             return
@@ -201,13 +240,12 @@ class Run:
             initial_epoch=first,
             epochs=last,
             steps_per_epoch=steps,
-            callbacks=callbacks,
+            callbacks=watchers,
             verbose=1 if self._is_chief else 0,
             **validation,
         )
 
     def _write_facts(self) -> None:
-        self.model_dir.mkdir(parents=True, exist_ok=True)
         frames = self._element_shape()
         checkpoints.save_encoder_config(self.model.encoder, frames, self.model_dir)
         facts = {
@@ -259,62 +297,3 @@ def _create_slots(model: keras.Model) -> None:
         optimizer._create_all_weights(model.trainable_variables)
     else:
         optimizer.build(model.trainable_variables)
-
-
-class _Checkpoints(keras.callbacks.Callback):
-    """Saves every so many steps and after each epoch."""
-
-    def __init__(self, manager: tf.train.CheckpointManager, every: int) -> None:
-        super().__init__()
-        self._manager, self._every = manager, every
-        self._supports_tf_logs = True  # no need to fetch the metrics in every step
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        step = int(self.model.optimizer.iterations.numpy())
-        if step % self._every == 0:
-            self._manager.save(step)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._manager.save(int(self.model.optimizer.iterations.numpy()))
-
-
-class _MetricsLog(keras.callbacks.Callback):
-    """Metrics as JSON lines and for TensorBoard, by optimiser step."""
-
-    def __init__(self, model_dir: Path, every: int, learning_rate: Any) -> None:
-        super().__init__()
-        self._learning_rate = learning_rate
-        self._path = model_dir / "metrics.jsonl"
-        self._writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
-        self._every = every
-        self._supports_tf_logs = True
-        self._since: tuple[int, float] | None = None
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        step = int(self.model.optimizer.iterations.numpy())
-        if step % self._every == 0:
-            now = time.monotonic()
-            values = {f"train/{name}": value for name, value in (logs or {}).items()}
-            if self._since:
-                values["steps_per_second"] = (step - self._since[0]) / (now - self._since[1])
-            self._since = step, now
-            self._write(step, values)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        values = {
-            name.replace("val_", "test/") if name.startswith("val_") else f"epoch/{name}": value
-            for name, value in (logs or {}).items()
-        }
-        self._since = None  # saving and testing don't count
-        self._write(int(self.model.optimizer.iterations.numpy()), {"epoch": epoch + 1, **values})
-
-    def _write(self, step: int, values: dict[str, Any]) -> None:
-        rate = self._learning_rate  # of the step just done
-        values["learning_rate"] = rate(step - 1) if callable(rate) else rate
-        numbers = {name: float(value) for name, value in values.items()}
-        with self._path.open("a") as lines:
-            lines.write(json.dumps({"step": step, **numbers}) + "\n")
-        with self._writer.as_default(step):
-            for name, number in numbers.items():
-                tf.summary.scalar(name, number)
-        self._writer.flush()

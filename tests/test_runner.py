@@ -1,6 +1,8 @@
 """The training loop: resumes to the same weights, logs, and refuses what can't work."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf import checkpoints, distribution, runner
+from cvrl_tf import callbacks, checkpoints, distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.augment.photometric import ColorJitter
 from cvrl_tf.data import clips, pipeline, views
@@ -68,6 +70,17 @@ class StopAt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+class TerminateAt(StopAt):
+    """SIGTERM in a step."""
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        pass
+
+
 def weights(run: runner.Run) -> list[np.ndarray]:
     return run.model.get_weights() + [v.numpy() for v in run.model.optimizer.variables]
 
@@ -80,10 +93,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
 
 
 @pytest.mark.parametrize(
-    "stop", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, STEPS_PER_EPOCH)), 5]
+    ("stopper", "ending"),
+    [
+        pytest.param(StopAt(1), "Stopped at step 1", marks=pytest.mark.slow),
+        pytest.param(StopAt(STEPS_PER_EPOCH), "Stopped at step 3", marks=pytest.mark.slow),
+        (StopAt(5), "Stopped at step 5"),
+        (TerminateAt(5), str(callbacks.PREEMPTED)),
+    ],
 )
 def test_stopped_and_resumed_ends_in_the_same_weights(
-    stop: int,
+    stopper: StopAt,
+    ending: str,
     undisturbed: runner.Run,
     noise_records: Path,
     tmp_path: Path,
@@ -96,17 +116,24 @@ def test_stopped_and_resumed_ends_in_the_same_weights(
             first.model,
             "fit",
             lambda *args, callbacks, **kwargs: fit(
-                *args, callbacks=[*callbacks, StopAt(stop)], **kwargs
+                *args, callbacks=[*callbacks, stopper], **kwargs
             ),
         )
-        with pytest.raises(SystemExit, match=f"Stopped at step {stop}"):
+        with pytest.raises(SystemExit, match=ending):
             first.fit()
     second = new_run(tmp_path, noise_records)
-    assert second.step == stop
+    assert second.step == stopper.step
     second.fit()
     assert second.step == 3 * STEPS_PER_EPOCH
     for resumed, expected in zip(weights(second), weights(undisturbed), strict=True):
         np.testing.assert_allclose(resumed, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(noise_records: Path, tmp_path: Path) -> None:
+    first = new_run(tmp_path, noise_records)
+    with first._alone(), pytest.raises(RuntimeError, match=f"in use by process {os.getpid()} on"):
+        new_run(tmp_path, noise_records).fit()
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_what_a_run_leaves(undisturbed: runner.Run, noise_records: Path) -> None:
