@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "cvrl_tf.commands": set(),
     "cvrl_tf.runner": {"callbacks", "checkpoints", "distribution"},
     "cvrl_tf.callbacks": set(),
-    "cvrl_tf.tasks": {"models", "losses", "augment", "distribution", "checkpoints"},
+    "cvrl_tf.tasks": {"tasks", "models", "losses", "augment", "distribution", "checkpoints"},
     "cvrl_tf.evaluation": {"evaluation", "models", "data", "checkpoints"},
     "cvrl_tf.data": set(),
     "cvrl_tf.data.preparation": {

@@ -6,9 +6,10 @@ import tf_keras as keras
 from cvrl_tf import distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.losses.weight_decay import l2_of_kernels
+from cvrl_tf.tasks.task import Task
 
 
-class Classifier(keras.Model):
+class Classifier(Task):
     """A linear layer on an encoder that is frozen (the probe) or trained with it."""
 
     def __init__(
@@ -30,7 +31,7 @@ class Classifier(keras.Model):
         dropout: rate, before the linear layer.
         weight_decay: factor of the L2 loss on the kernels that are trained.
         """
-        super().__init__()
+        super().__init__(["top1", "top5"])
         self.encoder = encoder
         self.classifier = keras.layers.Dense(num_classes)
         self.augment = augment
@@ -38,9 +39,6 @@ class Classifier(keras.Model):
         self._normalize_features = normalize_features
         self._dropout = keras.layers.Dropout(dropout)
         self._weight_decay = weight_decay
-        self._means = {
-            name: keras.metrics.Mean(name=name) for name in ("loss", "top1", "top5", "weight_decay")
-        }
         encoder.trainable = not freeze_encoder
         encoder.build((None, None, None, None, 3))
         self.classifier.build((None, encoder.feature_dim))
@@ -51,10 +49,6 @@ class Classifier(keras.Model):
         """What a checkpoint keeps apart, by name."""
         return {"encoder": self.encoder, "classifier": self.classifier}
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self._means.values())
-
     def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Logits, float32 [N, num_classes], of frames, float [N, T, H, W, 3] in [0, 1]."""
         features = self.encoder(frames, training=training and not self._freeze_encoder)
@@ -63,22 +57,16 @@ class Classifier(keras.Model):
         features = self._dropout(features, training=training)
         return tf.cast(self.classifier(features), tf.float32)
 
-    def compute_losses(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def compute_losses(
+        self, batch: dict[str, tf.Tensor], training: bool
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's part of the loss, and its metrics; see `ContrastiveLearner`."""
-        logits = self(self.augment(batch["frames"], batch["seeds"]), training=True)
+        logits = self(self.augment(batch["frames"], batch["seeds"]), training=training)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
         decay = self._weight_decay * l2_of_kernels(self.trainable_variables)
         loss = tf.reduce_mean(losses)
         metrics = {"loss": loss, "weight_decay": decay, **_in_top(batch["label"], logits)}
         return (loss + decay) / distribution.num_replicas(), metrics
-
-    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            objective, metrics = self.compute_losses(batch)
-        self.optimizer.minimize(objective, self.trainable_variables, tape=tape)
-        for name, value in metrics.items():
-            self._means[name].update_state(value)
-        return {metric.name: metric.result() for metric in self.metrics}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Multi-view testing: the mean of the softmaxes of a video's V views (section 4.1)."""

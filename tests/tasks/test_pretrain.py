@@ -8,10 +8,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.losses.info_nce import info_nce
 from cvrl_tf.losses.weight_decay import l2_of_kernels
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
-from cvrl_tf.tasks.pretrain import ContrastiveLearner
+from cvrl_tf.tasks.pretrain import ContrastiveLearner, feature_spread
+from cvrl_tf.tasks.task import NEVER
 
 pytestmark = pytest.mark.addons
 
@@ -60,7 +62,7 @@ def test_weight_decay_is_on_kernels_alone() -> None:
     assert len(kernels) == 12 + 2  # convolutions of the encoder, dense layers of the head
     expected = sum(float(np.sum(kernel.numpy().astype(np.float64) ** 2)) / 2 for kernel in kernels)
     np.testing.assert_allclose(l2_of_kernels(model.trainable_variables), expected, rtol=1e-6)
-    for variable in model.variables:
+    for variable in model.encoder.variables + model.head.variables:
         if not any(variable is kernel for kernel in kernels):
             variable.assign(variable + 1.0)
     np.testing.assert_allclose(l2_of_kernels(model.trainable_variables), expected, rtol=1e-6)
@@ -81,6 +83,96 @@ def test_blocks_of_keys_change_nothing(batch: dict) -> None:
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def freeze_norms(model: ContrastiveLearner) -> None:
+    for layer in model.submodules:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+@pytest.mark.parametrize("block", [None, 3])
+def test_cached_gradients_are_those_of_the_whole_batch(
+    micro_batch: int, block: int | None, batch: dict
+) -> None:
+    results = []
+    for size in (None, micro_batch):
+        model = learner(weight_decay=1e-2, block=block, micro_batch=size)
+        freeze_norms(model)
+        model.compile(keras.optimizers.SGD())
+        results.append(tf.function(model.gradients)(batch))
+    (objective, gradients, metrics), (cached_objective, cached, cached_metrics) = results
+    np.testing.assert_allclose(cached_objective, objective, rtol=1e-5)
+    scale = max(float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients)
+    assert scale > 0.1
+    for ours, expected in zip(cached, gradients, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * scale)
+    assert cached_metrics.keys() == metrics.keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(cached_metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_micro_batches_have_statistics_of_their_own_and_move_the_average_once_each(
+    batch: dict,
+) -> None:
+    model = learner(micro_batch=2)
+    model.compile(keras.optimizers.SGD())
+    _, _, metrics = tf.function(model.gradients)(batch)
+    expected = learner()
+    frames = tf.cast(tf.reshape(batch["frames"], [8, 4, 24, 24, 3]), tf.float32) / 255
+    rows = tf.concat([expected(part, training=True) for part in (frames[:4], frames[4:])], axis=0)
+    np.testing.assert_allclose(
+        metrics["loss"], tf.reduce_mean(info_nce(rows, rows, 0, 0.1)[0]), rtol=1e-5
+    )
+    for ours, theirs in zip(
+        model.encoder.non_trainable_variables + model.head.non_trainable_variables,
+        expected.encoder.non_trainable_variables + expected.head.non_trainable_variables,
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_feature_spread() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 7)) + 1
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected = np.sqrt(np.mean(np.sum((unit - unit.mean(axis=0)) ** 2, axis=1)))
+    np.testing.assert_allclose(feature_spread(tf.constant(features)), expected, rtol=1e-5)
+    collapsed = features[:1] * np.arange(1, 51)[:, None]  # of one direction
+    np.testing.assert_allclose(feature_spread(tf.constant(collapsed)), 0, atol=1e-3)
+
+
+def test_gradient_norm_is_logged_and_clipped_by_the_optimiser(batch: dict) -> None:
+    data = tf.data.Dataset.from_tensors(batch)
+    changes = []
+    for clip in (None, 0.5):
+        model = learner()
+        model.compile(keras.optimizers.SGD(1.0, global_clipnorm=clip))
+        before = [variable.numpy() for variable in model.trainable_variables]
+        norm = model.fit(data, verbose=0).history["gradient_norm"][0]
+        changes.append(
+            np.sqrt(
+                sum(
+                    np.sum((variable.numpy() - old) ** 2)
+                    for variable, old in zip(model.trainable_variables, before, strict=True)
+                )
+            )
+        )
+    assert norm > 1
+    np.testing.assert_allclose(changes, [norm, 0.5], rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_first_step_that_is_not_finite_is_noted(value: float, batch: dict) -> None:
+    model = learner()
+    model.compile(keras.optimizers.SGD(0.01))
+    data = tf.data.Dataset.from_tensors(batch)
+    model.fit(data.repeat(2), verbose=0)
+    assert model.health.first_bad_step == NEVER
+    model.head.output_layer.bias.assign(tf.fill([16], value))
+    model.fit(data.repeat(2), verbose=0)
+    assert model.health.first_bad_step == 2
+
+
 def test_both_views_share_the_statistics_of_one_pass(batch: dict) -> None:
     """In training mode the embeddings are those of all 2B clips normalised together."""
     model = learner()
@@ -88,8 +180,6 @@ def test_both_views_share_the_statistics_of_one_pass(batch: dict) -> None:
     together = model(frames, training=True)
     model = learner()
     _, metrics = model.compute_losses(batch, training=True)
-    from cvrl_tf.losses.info_nce import info_nce
-
     expected = tf.reduce_mean(info_nce(together, together, 0, 0.1)[0])
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 

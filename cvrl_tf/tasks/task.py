@@ -1,0 +1,116 @@
+"""What all tasks share: the training step, its metrics, and how it notices that it went wrong."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+NEVER = -1
+
+
+class Health:
+    """What a training step notes for the host to ask for now and then; no weights of the model.
+
+    Attributes:
+      first_bad_step: int64 [], first step whose loss or gradient was not finite, or `NEVER`.
+      waited: float32 [], seconds that training waited for input since it was last set to 0.
+    """
+
+    def __init__(self) -> None:
+        once = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.first_bad_step = tf.Variable(NEVER, False, dtype=tf.int64, aggregation=once)
+        self.waited = tf.Variable(0.0, False, aggregation=once)
+
+
+class Task(keras.Model):
+    """A model with one training step, whatever the number of replicas."""
+
+    def __init__(self, metrics: Iterable[str]) -> None:
+        """Args:
+        metrics: names of what `gradients` measures.
+        """
+        super().__init__()
+        names = ("loss", *metrics, "weight_decay", "gradient_norm")
+        self._means = {name: keras.metrics.Mean(name=name) for name in names}
+        self.health = Health()
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._means.values())
+
+    def compute_losses(
+        self, batch: dict[str, tf.Tensor], training: bool
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """This replica's part of the objective, and its metrics."""
+        raise NotImplementedError
+
+    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list, dict]:
+        """This replica's part of the objective, float32 [], its gradients, and its metrics.
+
+        Summed over the replicas, objective and gradients are those of the mean over the global
+        batch.
+        """
+        with tf.GradientTape() as tape:
+            objective, metrics = self.compute_losses(batch, training=True)
+            scaled = self.scaled(objective)
+        return objective, self.unscaled(tape.gradient(scaled, self.trainable_variables)), metrics
+
+    def scaled(self, objective: tf.Tensor) -> tf.Tensor:
+        """What to differentiate: small gradients of float16 would be 0."""
+        mixed = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
+        return self.optimizer.get_scaled_loss(objective) if mixed else objective
+
+    def unscaled(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients of the objective from those of `scaled`."""
+        mixed = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
+        return self.optimizer.get_unscaled_gradients(gradients) if mixed else gradients
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        objective, gradients, metrics = self.gradients(batch)
+        replicas = tf.distribute.get_replica_context()
+        objective, *gradients = replicas.all_reduce("sum", [objective, *gradients])
+        metrics["gradient_norm"] = tf.linalg.global_norm(gradients)
+        self._watch(objective, metrics["gradient_norm"])
+        # They are summed already, as the norm wants them.
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True),
+            experimental_aggregate_gradients=False,
+        )
+        for name, value in metrics.items():
+            self._means[name].update_state(value)
+        return {name: self._means[name].result() for name in metrics}
+
+    def _watch(self, objective: tf.Tensor, gradient_norm: tf.Tensor) -> None:
+        """Notes the first step that is not finite; a host that looks later still learns which."""
+        finite = tf.math.is_finite(objective)
+        if not isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
+            finite &= tf.math.is_finite(gradient_norm)  # that one lowers its scale and goes on
+        noted = self.health.first_bad_step
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        noted.assign(tf.where(~finite & (noted == NEVER), step, noted))
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Keras's, with a clock at the iterator."""
+        if self.train_function is None or force:
+            train = super().make_train_function(force)
+            self.train_function = tf.function(
+                lambda iterator: train(_TimedIterator(iterator, self.health.waited)),
+                autograph=False,
+            )
+        return self.train_function
+
+
+class _TimedIterator:
+    """Adds the seconds that `next` takes to a variable."""
+
+    def __init__(self, iterator: Iterator, seconds: tf.Variable) -> None:
+        self._iterator, self._seconds = iterator, seconds
+
+    def __next__(self) -> Any:
+        begin = tf.timestamp()
+        with tf.control_dependencies([begin]):
+            batch = next(self._iterator)
+        with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+            self._seconds.assign_add(tf.cast(tf.timestamp() - begin, tf.float32))
+        return batch
