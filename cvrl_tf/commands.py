@@ -14,14 +14,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Ends the command on an error, which is the user's to mend, so without a traceback.
+def explained(error_type: type[Exception] = Exception) -> Iterator[None]:
+    """Ends the command on such an error, which is the user's to mend, so without a traceback.
 
     `--verbosity=1` prints where it came from.
     """
     try:
         yield
-    except Exception as error:
+    except error_type as error:
         logging.debug("Where it came from:", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -8,7 +8,6 @@ import gin
 from absl import app, flags
 
 from cvrl_tf import commands
-from cvrl_tf.evaluation import probe
 
 commands.define_gin_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
@@ -16,6 +15,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=Tr
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
+    from cvrl_tf.evaluation import probe  # not needed for --help, and it brings TensorFlow
+
     with commands.explained():
         commands.parse_gin()
         comparison = gin.get_configurable(probe.ProbeComparison)()

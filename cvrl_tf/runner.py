@@ -1,24 +1,18 @@
 """The one training loop: strategy, data, task, `fit`, callbacks; resumes where it stopped."""
 
 import contextlib
-import fcntl
-import json
-import os
-import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf import callbacks, checkpoints
+from cvrl_tf import callbacks, checkpoints, run_folder
 
 _VIEWS_SHOWN, _FRAMES_SHOWN = 8, 8
-_PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
 
 
 class Data(Protocol):
@@ -32,6 +26,12 @@ class Data(Protocol):
 
     def once(self, global_batch: int, context: tf.distribute.InputContext) -> tf.data.Dataset: ...
 
+    def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]: ...
+
+    def damage(self, global_batch: int, seed: int, step: int) -> str | None: ...
+
+    def damage_of_once(self) -> str | None: ...
+
 
 class Run:
     """A training run in its folder. Building one checks everything; `fit` does the long work.
@@ -42,7 +42,8 @@ class Run:
       encoder.json        architecture of the encoder, for export and evaluation
       metrics.jsonl       one line every `log_every` steps and one an epoch
       tensorboard/        the same, for TensorBoard, and the views of the first batch
-      checkpoints/        {encoder, head or classifier, optimizer with its step}
+      checkpoints/        {encoder, head or classifier, optimizer with its step, progress}
+      best/               the checkpoint of the best epoch, if `best_metric` is given
     """
 
     def __init__(
@@ -61,8 +62,12 @@ class Run:
         initial_checkpoint: str | Path | None = None,
         checkpoint_every: int = 1000,
         keep_checkpoints: int = 3,
+        best_metric: str | None = None,
         log_every: int = 50,
         seed: int = 0,
+        precision: str = "float32",
+        jit_compile: bool = False,
+        steps_per_execution: int = 1,
     ) -> None:
         """Args:
           model_dir: folder of the run. If it holds a checkpoint, the run resumes from it.
@@ -80,8 +85,14 @@ class Run:
           initial_checkpoint: whose encoder a new run begins with; every tensor must match.
           checkpoint_every: steps between checkpoints; there is also one after each epoch.
           keep_checkpoints: how many of the latest stay.
+          best_metric: the best epoch's checkpoint is kept too, in `best`: by one of the task's
+            metrics, such as "loss", or of its test, such as "val_top1".
           log_every: steps between log lines.
           seed: of initial weights, data order and augmentation.
+          precision: policy of Keras: "float32", "mixed_bfloat16" or "mixed_float16". Weights,
+            losses and statistics are float32 in all of them.
+          jit_compile: compile the training step by XLA.
+          steps_per_execution: steps that the accelerator makes before the host hears of them.
 
         Raises:
           ValueError: the batch does not suit the replicas or the data; a checkpoint does not match.
@@ -96,17 +107,27 @@ class Run:
         self.steps_per_epoch = self._checked_steps_per_epoch()
 
         keras.utils.set_random_seed(seed)
+        keras.mixed_precision.set_global_policy(precision)
         with strategy.scope():
             self.model = task()
             self._schedule = learning_rate(
                 steps_per_epoch=self.steps_per_epoch, epochs=epochs, global_batch=global_batch
             )
-            self.model.compile(optimizer(learning_rate=self._schedule))
+            self.model.compile(
+                optimizer(learning_rate=self._schedule),
+                jit_compile=jit_compile,
+                steps_per_execution=steps_per_execution,
+            )
             _create_slots(self.model)
-        self._manager = self._checkpoint_manager(keep_checkpoints)
-        latest = self._manager.latest_checkpoint or tf.train.latest_checkpoint(self._folder)
+            self._progress = checkpoints.Progress(seed, self.steps_per_epoch)
+        self._best_metric = self._checked_metric(best_metric)
+        self._manager = self._checkpoint_manager("checkpoints", keep_checkpoints)
+        self._best_manager = self._checkpoint_manager("best", 1)
+        folder = self.model_dir / "checkpoints"
+        latest = self._manager.latest_checkpoint or tf.train.latest_checkpoint(folder)
         if latest:
             self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
+            self._progress.check(seed, self.steps_per_epoch)
             print(f"Resuming from {latest}.")
         elif initial_checkpoint:
             used = checkpoints.initialise(self.model.encoder, initial_checkpoint)
@@ -116,10 +137,6 @@ class Run:
     def step(self) -> int:
         """Optimiser steps done."""
         return int(self.model.optimizer.iterations.numpy())
-
-    @property
-    def _folder(self) -> Path:
-        return self.model_dir / "checkpoints"
 
     @property
     def _is_chief(self) -> bool:
@@ -147,11 +164,22 @@ class Run:
             )
         return examples // self.global_batch
 
-    def _checkpoint_manager(self, keep: int) -> tf.train.CheckpointManager:
+    def _checked_metric(self, name: str | None) -> str | None:
+        known = [metric.name for metric in self.model.metrics]
+        if self._eval_data is not None:
+            known += [f"val_{name}" for name in known]
+        if name is not None and name not in known:
+            raise ValueError(f"best_metric={name!r}: there is only {', '.join(known)}.")
+        return name
+
+    def _checkpoint_manager(self, name: str, keep: int) -> tf.train.CheckpointManager:
         # All workers must take part in writing; the others' copies go where nobody looks.
-        folder = self._folder if self._is_chief else tempfile.mkdtemp(prefix="cvrl_tf_worker_")
+        folder = self.model_dir / name if self._is_chief else tempfile.mkdtemp(prefix="cvrl_tf_")
         checkpoint = tf.train.Checkpoint(
-            **self.model.checkpoint_roots, optimizer=self.model.optimizer
+            **self.model.checkpoint_roots,
+            optimizer=self.model.optimizer,
+            progress=self._progress,
+            metrics=self.model.metrics,
         )
         return tf.train.CheckpointManager(
             checkpoint,
@@ -167,52 +195,81 @@ class Run:
         command goes on.
 
         Raises:
-          RuntimeError: another process trains in this folder.
+          Stopped: the run can't go on, or another process trains in this folder.
         """
-        with self._alone() if self._is_chief else contextlib.nullcontext():
+        with run_folder.held(self.model_dir) if self._is_chief else contextlib.nullcontext():
             self._fit_from_here()
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Holds the folder against other runs; the system lets go of it if this process dies."""
-        self.model_dir.mkdir(parents=True, exist_ok=True)
-        with (self.model_dir / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise RuntimeError(
-                    f"{str(self.model_dir)!r} is in use by {lock.read().strip()}: wait for it, "
-                    "stop it, or choose another --model_dir."
-                ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
-            yield
-
     def _fit_from_here(self) -> None:
-        if self._is_chief:
-            self._write_facts()
-        watchers = [callbacks.Checkpoints(self._manager, self._checkpoint_every)]
-        if self._num_workers == 1:  # several would have to agree on the step
-            watchers.append(callbacks.Preemption(self._manager))
-        if self._is_chief:
-            watchers.append(callbacks.MetricsLog(self.model_dir, self._log_every, self._schedule))
-        done = self.step // self.steps_per_epoch
-        left_of_epoch = -self.step % self.steps_per_epoch
-        if self._is_chief and not self.step:
-            self._show_views()
+        done, steps_of_epoch = divmod(self.step, self.steps_per_epoch)
         if done >= self._epochs:
             print(f"All {self._epochs} epochs are done already.")
             return
+        if self._is_chief:
+            run_folder.forget_after(self.model_dir, self.step)
+            self._write_facts()
+        watchers = self._watchers()
         try:
-            if left_of_epoch:
-                self._fit(done, done + 1, left_of_epoch, watchers)
+            if self._is_chief and not self.step:
+                self._show_views()
+            if steps_of_epoch:
+                seen = callbacks.ResumedMetrics([m.get_weights() for m in self.model.metrics])
+                left = self.steps_per_epoch - steps_of_epoch
+                self._fit(done, done + 1, left, [seen, *watchers])
                 done += 1
             self._fit(done, self._epochs, self.steps_per_epoch, watchers)
+        except tf.errors.InvalidArgumentError as error:
+            damage = self._damage()
+            if damage is None:
+                raise
+            raise run_folder.Stopped(
+                f"Damaged data at step {self.step}: {damage}\nThe same command goes on from the "
+                "last checkpoint. Look for more with tools/check_tfrecords.py and make the shard "
+                "again, or pass over what is damaged: --gin_param='pipeline.Pipeline."
+                "skip_damaged=True'."
+            ) from error
         except KeyboardInterrupt:
             saved = self._manager.save(self.step)
             sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
+
+    def _damage(self) -> str | None:
+        """Which record of the present step, or else of the test data, can't be used, and why."""
+        found = self._train_data.damage(self.global_batch, self._seed, self.step)
+        if found is None and self._eval_data is not None:
+            found = self._eval_data.damage_of_once()
+        return found
+
+    def _watchers(self) -> list[keras.callbacks.Callback]:
+        """In the order in which they are to act."""
+        watchers: list[keras.callbacks.Callback] = [
+            callbacks.NotFinite(
+                self.model_dir / "not_finite.json" if self._is_chief else None,
+                self._learning_rate,
+                lambda step: self._train_data.video_ids(self.global_batch, self._seed, step),
+            )
+        ]
+        if self._is_chief:
+            clips = self.global_batch * self._views_spec().shape[1]
+            watchers.append(
+                callbacks.MetricsLog(
+                    self.model_dir, self._log_every, self._learning_rate, self.global_batch, clips
+                )
+            )
+        watchers.append(
+            callbacks.Checkpoints(
+                self._manager,
+                self._checkpoint_every,
+                self._best_manager,
+                self._best_metric,
+                self._progress.best,
+            )
+        )
+        if self._num_workers == 1:  # several would have to agree on the step
+            watchers.append(callbacks.Preemption(self._manager))
+        return watchers
+
+    def _learning_rate(self, step: int) -> float:
+        return float(self._schedule(step) if callable(self._schedule) else self._schedule)
 
     def _fit(self, first: int, last: int, steps: int, watchers: list) -> None:
         """Epochs [first, last) of `steps` steps each."""
@@ -246,19 +303,18 @@ class Run:
         )
 
     def _write_facts(self) -> None:
-        frames = self._element_shape()
-        checkpoints.save_encoder_config(self.model.encoder, frames, self.model_dir)
-        facts = {
-            "packages": {name: _version(name) for name in _PACKAGES},
-            "seed": self._seed,
-            "strategy": type(self.strategy).__name__,
-            "replicas": self.strategy.num_replicas_in_sync,
-            "global_batch": self.global_batch,
-            "steps_per_epoch": self.steps_per_epoch,
-            "epochs": self._epochs,
-            "training_examples": self._train_data.num_examples,
-        }
-        (self.model_dir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+        clip = tuple(self._views_spec().shape[2:])
+        checkpoints.save_encoder_config(self.model.encoder, clip, self.model_dir)
+        run_folder.write_facts(
+            self.model_dir,
+            seed=self._seed,
+            strategy=type(self.strategy).__name__,
+            replicas=self.strategy.num_replicas_in_sync,
+            global_batch=self.global_batch,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self._epochs,
+            training_examples=self._train_data.num_examples,
+        )
 
     def _show_views(self) -> None:
         """The first examples of the first batch for TensorBoard: a row of frames for each view."""
@@ -276,18 +332,10 @@ class Run:
         with tf.summary.create_file_writer(str(self.model_dir / "tensorboard")).as_default(0):
             tf.summary.image("views of the first batch", strips, max_outputs=_VIEWS_SHOWN)
 
-    def _element_shape(self) -> tuple[int, ...]:
-        """(T, H, W, 3) of the training clips."""
+    def _views_spec(self) -> tf.TensorSpec:
+        """Of the training views, [B, V, T, H, W, 3]."""
         context = tf.distribute.InputContext(num_replicas_in_sync=1)
-        spec = self._train_data.stream(self.global_batch, 0, 0, context).element_spec
-        return tuple(spec["frames"].shape[2:])
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+        return self._train_data.stream(self.global_batch, 0, 0, context).element_spec["frames"]
 
 
 def _create_slots(model: keras.Model) -> None:

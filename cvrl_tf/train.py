@@ -5,7 +5,7 @@ from pathlib import Path
 import gin
 from absl import app, flags
 
-from cvrl_tf import commands, runner
+from cvrl_tf import commands
 
 commands.define_gin_flags()
 _MODEL_DIR = flags.DEFINE_string(
@@ -18,13 +18,17 @@ _MODEL_DIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
+    # Not needed for --help, and it brings TensorFlow.
+    from cvrl_tf import run_folder, runner
+
     with commands.explained():
         commands.parse_gin()
         run = gin.get_configurable(runner.Run)(model_dir=_MODEL_DIR.value)
     folder = Path(_MODEL_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.gin").write_text(gin.operative_config_str())
-    run.fit()
+    with commands.explained(run_folder.Stopped):
+        run.fit()
 
 
 if __name__ == "__main__":

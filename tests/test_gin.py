@@ -89,7 +89,7 @@ def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path
     assert rate(0) == 0.0
     assert 0.3199 < rate(warmup) < 0.32
     assert float(rate(800 * run.steps_per_epoch)) == pytest.approx(0, abs=1e-8)
-    spec = run._element_shape()
+    spec = run._views_spec().shape[2:]
     assert spec == (16, 224, 224, 3)
 
 

@@ -21,6 +21,8 @@ class Pipeline:
       seeds: int32 [B, V, 2], one a view, for the photometric augmentation.
       label: int32 [B], -1 in unlabelled data.
       weight: float32 [B], 1, or 0 for what only fills up the last batch of `once`.
+      skipped: int64 [B], damaged records that were passed over just before this example; only with
+        `skip_damaged`.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Pipeline:
         fps: float | None = None,
         augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         servers: Sequence[str] = (),
+        skip_damaged: bool = False,
     ) -> None:
         """Reads `dataset_info.json`, no records.
 
@@ -50,6 +53,8 @@ class Pipeline:
           servers: addresses of machines that run tools/data_server.py and prepare the training
             batches in turn; they must reach the records under the same path. By default this
             machine does.
+          skip_damaged: pass over records that can't be read or decoded, which otherwise end the
+            run. The batches behind one are then made of other examples.
 
         Raises:
           FileNotFoundError: no records there, or a shard is missing.
@@ -66,6 +71,7 @@ class Pipeline:
         self._fps = fps
         self._augment = augment
         self._servers = servers
+        self._skip_damaged = skip_damaged
 
     def stream(
         self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext
@@ -82,6 +88,13 @@ class Pipeline:
           first_step: where a resumed run goes on.
           context: says which part of the global batch this worker prepares.
         """
+        numbered = self._training_order(global_batch, seed, first_step)
+        return self._batches(
+            numbered, global_batch, seed, context, limit=tf.int64.max, servers=self._servers
+        )
+
+    def _training_order(self, global_batch: int, seed: int, first_step: int) -> tf.data.Dataset:
+        """Positions, int64 [], which count through all epochs, and records of `records.located`."""
         steps_per_epoch = self.num_examples // global_batch
         first_epoch, steps_done = divmod(first_step, steps_per_epoch)
 
@@ -91,10 +104,30 @@ class Pipeline:
             done = tf.where(epoch == first_epoch, steps_done * global_batch, 0)
             return numbered.take(steps_per_epoch * global_batch).skip(tf.cast(done, tf.int64))
 
-        numbered = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_of)
-        return self._batches(
-            numbered, global_batch, seed, context, limit=tf.int64.max, servers=self._servers
-        )
+        return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_of)
+
+    def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]:
+        """Of the global batch of a step of `stream`."""
+        batch = self._training_order(global_batch, seed, step).take(global_batch)
+        return [
+            records.parse(record)["video_id"].numpy().decode() for _, (_, record) in batch if record
+        ]
+
+    def damage(self, global_batch: int, seed: int, step: int) -> str | None:
+        """Which record of the batch of a step of `stream` can't be used, and why; None for none."""
+        return self._damage(self._training_order(global_batch, seed, step).take(global_batch), seed)
+
+    def damage_of_once(self) -> str | None:
+        """The first record of all that can't be used, and why; None if there is none."""
+        return self._damage(records.located(self._paths).enumerate(), seed=0)
+
+    def _damage(self, numbered: tf.data.Dataset, seed: int) -> str | None:
+        for position, record in numbered:
+            try:
+                self._example(position, record, tf.int64.max, seed)
+            except tf.errors.InvalidArgumentError as error:
+                return f"{record[0].numpy().decode()}: {error.message}"
+        return None
 
     def once(
         self, global_batch: int, context: tf.distribute.InputContext, seed: int = 0
@@ -104,8 +137,10 @@ class Pipeline:
         Args: as `stream`. There are ceil(num_examples / global_batch) steps.
         """
         steps = -(-self.num_examples // global_batch)
-        numbered = records.in_order(self._paths).repeat().take(steps * global_batch).enumerate()
-        return self._batches(numbered, global_batch, seed, context, limit=self.num_examples)
+        enough = tf.data.INFINITE_CARDINALITY if self._skip_damaged else steps * global_batch
+        numbered = records.located(self._paths).repeat().take(enough).enumerate()
+        batches = self._batches(numbered, global_batch, seed, context, limit=self.num_examples)
+        return batches.take(steps * context.num_replicas_in_sync // context.num_input_pipelines)
 
     def _batches(
         self,
@@ -127,17 +162,18 @@ class Pipeline:
             if count == 1:
                 return numbered
             mine = numbered.enumerate().filter(lambda i, _: i // size % count == index)
-            return mine.map(lambda _, record: record)
+            return mine.map(lambda _, item: item)
 
         def decoded(numbered: tf.data.Dataset) -> tf.data.Dataset:
-            examples = numbered.map(
-                lambda position, serialized: {
-                    **self._example(position, serialized, seed),
-                    "weight": tf.cast(position < limit, tf.float32),
-                },
+            examples = numbered.enumerate().map(
+                lambda number, item: (number, self._example(item[0], item[1], limit, seed)),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
+            if self._skip_damaged:
+                examples = examples.ignore_errors().scan(tf.constant(0, tf.int64), _with_gap)
+            else:
+                examples = examples.map(lambda _, example: example)
             return examples.batch(per_replica, drop_remainder=True)
 
         workers = context.num_input_pipelines
@@ -155,8 +191,14 @@ class Pipeline:
         in_turn = tf.data.Dataset.range(len(turns)).repeat()
         return tf.data.Dataset.choose_from_datasets(turns, in_turn).prefetch(tf.data.AUTOTUNE)
 
-    def _example(self, position: tf.Tensor, serialized: tf.Tensor, seed: int) -> dict:
-        record = records.parse(serialized)
+    def _example(
+        self, position: tf.Tensor, located: tuple[tf.Tensor, tf.Tensor], limit: int, seed: int
+    ) -> dict:
+        """One example of `_batches` from a record of `records.located`."""
+        source, serialized = located
+        readable = tf.debugging.Assert(serialized != b"", ["can't be read:", source])
+        with tf.control_dependencies([readable]):
+            record = records.parse(serialized)
         key = tf.stack([tf.constant(seed, tf.int64), position])
         fold_in = tf.random.experimental.stateless_fold_in
 
@@ -178,7 +220,14 @@ class Pipeline:
         seeds = draw(_PHOTOMETRIC, self.num_views)
         if self._augment is not None:
             frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
-        return {"frames": frames, "seeds": seeds, "label": record["label"]}
+        weight = tf.cast(position < limit, tf.float32)
+        return {"frames": frames, "seeds": seeds, "label": record["label"], "weight": weight}
+
+
+def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:
+    """Notes in an example how many before it are gone, for `Dataset.scan`."""
+    number, example = numbered
+    return number + 1, {**example, "skipped": number - expected}
 
 
 def num_classes(data_dir: str | Path) -> int:

@@ -1,6 +1,7 @@
 """Records in reading order, and out of their wire format. JPEG bytes stay bytes."""
 
 import os
+from collections.abc import Iterable
 
 import tensorflow as tf
 from etils import epath
@@ -11,42 +12,65 @@ from cvrl_tf.data import schema
 _INTERLEAVED_SHARDS = 16
 
 
-def shard_paths(folder: str | os.PathLike[str], split: schema.SplitInfo) -> list[str]:
-    """Paths of the shards of a split.
+def shard_paths(folder: str | os.PathLike[str], split: schema.SplitInfo) -> dict[str, int]:
+    """Paths of the shards of a split, and how many records each has.
 
     Raises:
       FileNotFoundError: a shard that `dataset_info.json` names is not there.
     """
-    paths = [epath.Path(folder) / name for name in split.shards]
+    paths = {epath.Path(folder) / name: count for name, count in split.shards.items()}
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} shards are missing in {str(folder)!r}, "
             f"the first is {missing[0]!r}. Copy them there or make the split again."
         )
-    return [os.fspath(path) for path in paths]
+    return {os.fspath(path): count for path, count in paths.items()}
 
 
-def in_order(paths: list[str]) -> tf.data.Dataset:
+def in_order(paths: Iterable[str]) -> tf.data.Dataset:
     """Serialized records, shard after shard, as they were written."""
-    return tf.data.TFRecordDataset(paths)
+    return tf.data.TFRecordDataset(list(paths))
 
 
-def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-    """Serialized records of one epoch, in an order that is a function of (seed, epoch) alone.
+def located(paths: dict[str, int]) -> tf.data.Dataset:
+    """As `in_order`, as pairs of strings []: where a record stands, and the record.
+
+    There are as many as there should be: in place of what can't be read stands an empty record
+    (TensorFlow reads nothing of a shard behind its first damage).
+    """
+    shards = tf.data.Dataset.from_tensor_slices((list(paths), list(paths.values())))
+    return shards.flat_map(_located_in_shard)
+
+
+def _located_in_shard(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+    unreadable = tf.data.Dataset.from_tensors(b"").repeat()
+    records = tf.data.TFRecordDataset(path).ignore_errors().concatenate(unreadable)
+    count = tf.cast(count, tf.int64)
+    return tf.data.Dataset.zip(tf.data.Dataset.range(count), records).map(
+        lambda number, record: (
+            tf.strings.join(["record ", tf.strings.as_string(number), " of ", path]),
+            record,
+        )
+    )
+
+
+def shuffled(paths: dict[str, int], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+    """As `located`, the records of one epoch in an order that is a function of (seed, epoch) alone.
 
     Shards are read in a random order, several at a time, and what is read is shuffled in a buffer.
 
     Args:
-      paths: the shards.
+      paths: from `shard_paths`.
       buffer: records in it. As many as there are examples gives a uniform shuffle.
       seed: of the run.
       epoch: int64 [].
     """
     key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seed=key)
-    records = tf.data.Dataset.from_tensor_slices(order).interleave(
-        tf.data.TFRecordDataset,
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(paths)), seed=key)
+    shards = (tf.gather(list(paths), order), tf.gather(list(paths.values()), order))
+    records = tf.data.Dataset.from_tensor_slices(shards).interleave(
+        _located_in_shard,
         cycle_length=min(_INTERLEAVED_SHARDS, len(paths)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -58,12 +82,11 @@ def shuffled(paths: list[str], buffer: int, seed: int, epoch: tf.Tensor) -> tf.d
         buffer_size=buffer,
         seed=seed,
         seed2=epoch + 1,  # both 0 would mean any
-        output_types=[tf.string],
-        output_shapes=[[]],
+        output_types=[tf.string, tf.string],
+        output_shapes=[[], []],
         reshuffle_each_iteration=False,
     )
-    spec = tf.TensorSpec([], tf.string)
-    return tf.data.experimental.from_variant(shuffled_records, spec).prefetch(1)
+    return tf.data.experimental.from_variant(shuffled_records, records.element_spec).prefetch(1)
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

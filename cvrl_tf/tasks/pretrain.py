@@ -114,12 +114,13 @@ class ContrastiveLearner(Task):
         return decay / distribution.num_replicas()
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list, dict]:
-        videos = batch["frames"].shape[0]
-        if self._micro_batch is None or self._micro_batch >= videos:
+        if self._micro_batch is None or self._micro_batch >= batch["frames"].shape[0]:
             return super().gradients(batch)
-        return self._cached_gradients(batch)
+        return self._cached_gradients(batch, self._micro_batch)
 
-    def _cached_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list, dict]:
+    def _cached_gradients(
+        self, batch: dict[str, tf.Tensor], size: int
+    ) -> tuple[tf.Tensor, list, dict]:
         """Exact gradients of a batch whose activations don't fit into memory.
 
         Gradient caching (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
@@ -127,10 +128,9 @@ class ContrastiveLearner(Task):
         then embeds each micro-batch again and goes on from there to the weights. Batch
         normalisation has the statistics of the micro-batch, and its moving ones move once for each.
         """
-        videos, size = batch["frames"].shape[0], self._micro_batch
         parts = [
             (batch["frames"][i : i + size], batch["seeds"][i : i + size])
-            for i in range(0, videos, size)
+            for i in range(0, batch["frames"].shape[0], size)
         ]
         moving = self.encoder.non_trainable_variables + self.head.non_trainable_variables
         before = [tf.identity(variable) for variable in moving]

@@ -26,6 +26,8 @@ class Health:
 class Task(keras.Model):
     """A model with one training step, whatever the number of replicas."""
 
+    train_function: Any
+
     def __init__(self, metrics: Iterable[str]) -> None:
         """Args:
         metrics: names of what `gradients` measures.
@@ -33,11 +35,12 @@ class Task(keras.Model):
         super().__init__()
         names = ("loss", *metrics, "weight_decay", "gradient_norm")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
+        self._skipped = keras.metrics.Sum(name="skipped_records")
         self.health = Health()
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self._means.values())
+        return [*self._means.values(), self._skipped]
 
     def compute_losses(
         self, batch: dict[str, tf.Tensor], training: bool
@@ -70,8 +73,10 @@ class Task(keras.Model):
         objective, gradients, metrics = self.gradients(batch)
         replicas = tf.distribute.get_replica_context()
         objective, *gradients = replicas.all_reduce("sum", [objective, *gradients])
-        metrics["gradient_norm"] = tf.linalg.global_norm(gradients)
-        self._watch(objective, metrics["gradient_norm"])
+        norm = tf.linalg.global_norm(gradients)
+        self._watch(objective, norm)
+        # Too large a loss scale, which comes and goes, would leave no mean.
+        metrics["gradient_norm"] = tf.where(tf.math.is_finite(norm), norm, 0.0)
         # They are summed already, as the norm wants them.
         self.optimizer.apply_gradients(
             zip(gradients, self.trainable_variables, strict=True),
@@ -79,7 +84,11 @@ class Task(keras.Model):
         )
         for name, value in metrics.items():
             self._means[name].update_state(value)
-        return {name: self._means[name].result() for name in metrics}
+        logs = {name: self._means[name].result() for name in metrics}
+        if "skipped" in batch:
+            self._skipped.update_state(batch["skipped"])
+            logs["skipped_records"] = self._skipped.result()
+        return logs
 
     def _watch(self, objective: tf.Tensor, gradient_norm: tf.Tensor) -> None:
         """Notes the first step that is not finite; a host that looks later still learns which."""

@@ -1,5 +1,7 @@
 """Batches as a function of (seed, epoch, position), whoever prepares them."""
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +82,10 @@ def test_same_bytes_on_one_thread_and_on_eight(noise_records: Path, one_worker: 
     assert_same(on_threads(8), on_threads(1))
 
 
+def parse(_: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    return records.parse(serialized)
+
+
 def test_same_records_eagerly_and_mapped(noise_records: Path) -> None:
     info = schema.DatasetInfo.load(noise_records).split("train")
     paths = records.shard_paths(noise_records, info)
@@ -87,11 +93,11 @@ def test_same_records_eagerly_and_mapped(noise_records: Path) -> None:
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         return records.shuffled(paths, 5, 0, epoch)
 
-    mapped = take(tf.data.Dataset.range(2).flat_map(epoch_of).map(records.parse), 100)
+    mapped = take(tf.data.Dataset.range(2).flat_map(epoch_of).map(parse), 100)
     eager = [
         {name: value.numpy() for name, value in records.parse(serialized).items()}
         for epoch in range(2)
-        for serialized in epoch_of(tf.constant(epoch, tf.int64))
+        for _, serialized in epoch_of(tf.constant(epoch, tf.int64))
     ]
     assert len(eager) == 2 * 17
     assert_same(mapped, eager)
@@ -143,7 +149,7 @@ def test_an_epoch_has_each_example_at_most_once_and_epochs_differ(noise_records:
     paths = records.shard_paths(noise_records, info)
 
     def ids(epoch: int) -> list[bytes]:
-        data = records.shuffled(paths, 5, 0, tf.constant(epoch, tf.int64)).map(records.parse)
+        data = records.shuffled(paths, 5, 0, tf.constant(epoch, tf.int64)).map(parse)
         return [record["video_id"] for record in data.as_numpy_iterator()]
 
     assert sorted(ids(0)) == sorted(ids(1)) == sorted(f"video_{i}".encode() for i in range(17))
@@ -190,3 +196,74 @@ def test_missing_things_are_named(noise_records: Path, tmp_path: Path) -> None:
         training(tmp_path)
     with pytest.raises(ValueError, match="unlabelled"):
         pipeline.num_classes(tmp_path)
+
+
+@pytest.fixture
+def damaged_records(three_shards: Path, tmp_path: Path) -> Path:
+    """`three_shards` with a broken JPEG in video 4, and the last shard cut in video 11.
+
+    The last shard holds videos 2, 5, 8, 11, 14, so 11 and 14 are lost.
+    """
+    folder = tmp_path / "damaged"
+    shutil.copytree(three_shards, folder)
+    middle, last = sorted(folder.glob("train-*"))[1:]
+    examples = [r.numpy() for r in tf.data.TFRecordDataset(str(middle))]
+    with tf.io.TFRecordWriter(str(middle)) as writer:
+        for number, example in enumerate(examples):
+            broken = example.replace(b"\xff\xd8\xff", b"\xff\xd8\x00") if number == 1 else example
+            writer.write(broken)
+    sizes = [len(r.numpy()) + 16 for r in tf.data.TFRecordDataset(str(last))]
+    last.write_bytes(last.read_bytes()[: sum(sizes[:3]) + 20])
+    return folder
+
+
+def test_damage_ends_the_stream_and_is_found(damaged_records: Path, one_worker: Contexts) -> None:
+    data = training(damaged_records, shuffle_buffer=4)
+    delivered = data.stream(2, 0, 0, one_worker(1)).as_numpy_iterator()
+    step = 0
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        for step, _ in enumerate(delivered, start=1):
+            assert data.damage(2, 0, step - 1) is None
+    assert step < 8
+    found = data.damage(2, 0, step)
+    assert found is not None
+    assert re.search(r"record \d of .*train-0000[12]-of-00003: ", found), found
+    whole = training(damaged_records).damage_of_once()
+    assert whole is not None and "record 1 of" in whole and "train-00001-of-00003" in whole
+    assert "JPEG" in whole
+
+
+def test_lost_records_are_named(damaged_records: Path) -> None:
+    info = schema.DatasetInfo.load(damaged_records).split("train")
+    located = list(records.located(records.shard_paths(damaged_records, info)))
+    assert len(located) == 17
+    lost = [source.numpy().decode() for source, record in located if not record.numpy()]
+    path = str(damaged_records / "train-00002-of-00003")
+    assert lost == [f"record 3 of {path}", f"record 4 of {path}"]
+
+
+def test_damaged_records_can_be_passed_over_and_are_counted(
+    damaged_records: Path, three_shards: Path, one_worker: Contexts
+) -> None:
+    whole = take(training(three_shards).stream(2, 0, 0, one_worker(1)), 16)
+    data = training(damaged_records, skip_damaged=True)
+    batches = take(data.stream(2, 0, 0, one_worker(1)), 10)
+    seen = [number for batch in batches for number in numbers(batch)]
+    planned = [number for batch in whole for number in numbers(batch)]
+    assert seen == [number for number in planned if number not in (4, 11, 14)][:20]
+    gaps = np.concatenate([batch["skipped"] for batch in batches])
+    passed = planned[: 20 + gaps.sum()]
+    assert passed[-1] == seen[-1] and gaps.sum() == sum(n in (4, 11, 14) for n in passed) > 2
+    once = take(data.once(3, one_worker(1)), 10)
+    assert len(once) == 6
+    weights = np.concatenate([batch["weight"] for batch in once])
+    seen = [n for batch in once for n in numbers(batch)]
+    weighted = [n for n, weight in zip(seen, weights, strict=True) if weight]
+    assert sorted(weighted) == [n for n in range(17) if n not in (4, 11, 14)]
+
+
+def test_video_ids_of_a_step(three_shards: Path, one_worker: Contexts) -> None:
+    data = training(three_shards, shuffle_buffer=4)
+    for step, batch in enumerate(take(data.stream(3, 1, 0, one_worker(1)), 7)):
+        expected = [f"video_{number}" for number in numbers(batch)]
+        assert data.video_ids(3, 1, step) == expected

@@ -1,0 +1,93 @@
+"""A run's folder, apart from its checkpoints: who may write there, facts, and logs."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+_PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
+
+
+class Stopped(RuntimeError):
+    """The run can't go on; the message says why, and what to do."""
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the folder against other runs; the system lets go of it if this process dies.
+
+    Raises:
+      Stopped: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Stopped(
+                f"{str(folder)!r} is in use by {lock.read().strip()}: wait for it, stop it, or "
+                "choose another --model_dir."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
+
+
+def write_facts(folder: Path, **facts: Any) -> None:
+    """Writes `run.json`: versions of packages, and what else is said."""
+    packages = {name: _version(name) for name in _PACKAGES}
+    text = json.dumps({"packages": packages, **facts}, indent=2)
+    (folder / "run.json").write_text(text + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Takes out of the logs what a resumed run is going to say again.
+
+    Args:
+      folder: of the run.
+      step: at which it resumes; 0 leaves no logs at all.
+    """
+    if not step:
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    lines = folder / "metrics.jsonl"
+    if lines.exists():
+        kept = lines.with_name("metrics.new")
+        kept.write_bytes(b"".join(_lines_until(lines, step)))
+        kept.replace(lines)
+    for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+        kept = events.with_name("kept")  # without tfevents in its name nobody reads it
+        with tf.io.TFRecordWriter(str(kept)) as writer:
+            for event in _events_until(events, step):
+                writer.write(event)
+        kept.replace(events)
+
+
+def _lines_until(path: Path, step: int) -> Iterator[bytes]:
+    for line in path.read_bytes().splitlines(keepends=True):
+        with contextlib.suppress(json.JSONDecodeError):  # a process killed while it wrote
+            if json.loads(line)["step"] <= step:
+                yield line
+
+
+def _events_until(path: Path, step: int) -> Iterator[bytes]:
+    with contextlib.suppress(tf.errors.DataLossError):  # a process killed while it wrote
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                yield record
