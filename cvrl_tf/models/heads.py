@@ -3,6 +3,8 @@
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.models.normalization import BatchNorm
+
 
 class ProjectionHead(keras.Model):
     """MLP: features [B, D] to embeddings [B, `output_dim`]; thrown away after pretraining."""
@@ -15,10 +17,7 @@ class ProjectionHead(keras.Model):
         """
         super().__init__()
         self.hidden = [keras.layers.Dense(hidden_dim) for _ in range(num_hidden)]
-        self.norms = [
-            keras.layers.BatchNormalization(momentum=0.997, epsilon=1e-5, synchronized=True)
-            for _ in range(num_hidden)
-        ]
+        self.norms = [BatchNorm(momentum=0.997) for _ in range(num_hidden)]
         self.output_layer = keras.layers.Dense(output_dim)
 
     def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -18,6 +18,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.models.normalization import BatchNorm
+
 # depth: (blocks in each stage, whether they are bottlenecks). 10 is ours, for laptops.
 DEPTHS = {
     10: ((1, 1, 1, 1), False),
@@ -42,7 +44,7 @@ class ConvNorm(keras.layers.Layer):
             use_bias=False,
             kernel_initializer="variance_scaling",
         )
-        self.norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=True)
+        self.norm = BatchNorm(momentum=0.9)
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return self.norm(self.conv(x), training=training)
