@@ -1,6 +1,7 @@
 """Batch normalisation over all replicas by fused kernels, in float32 inside."""
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -14,8 +15,8 @@ class BatchNorm(keras.layers.BatchNormalization):
     Channels are last. Moving statistics are of the population variance, as with Keras's.
     """
 
-    def __init__(self, momentum: float, epsilon: float = 1e-5) -> None:
-        super().__init__(momentum=momentum, epsilon=epsilon, synchronized=True)
+    def __init__(self, momentum: float, epsilon: float = 1e-5, **layer: Any) -> None:
+        super().__init__(momentum=momentum, epsilon=epsilon, synchronized=True, **layer)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Float [..., C] to the same; statistics, scale and shift are float32."""

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.models.convolution import Conv
 from cvrl_tf.models.normalization import BatchNorm
 
 # depth: (blocks in each stage, whether they are bottlenecks). 10 is ours, for laptops.
@@ -36,14 +37,7 @@ class ConvNorm(keras.layers.Layer):
 
     def __init__(self, filters: int, kernel: Sequence[int], strides: Sequence[int] = (1, 1, 1)):
         super().__init__()
-        self.conv = keras.layers.Conv3D(
-            filters,
-            kernel,
-            strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="variance_scaling",
-        )
+        self.conv = Conv(filters, kernel, strides)
         self.norm = BatchNorm(momentum=0.9)
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:

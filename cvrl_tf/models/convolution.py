@@ -1,0 +1,113 @@
+"""3-D convolutions computed as 2-D ones wherever they are such, which fewer compilers do badly."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+import tf_keras as keras
+
+# Frames of fewer channels than this are stacked; wider ones would take too much memory.
+_FEW_CHANNELS = 8
+
+
+class Conv(keras.layers.Conv3D):
+    """`Conv3D` with 'same' padding and no bias; the kernel is [t, h, w, C, F] whatever happens."""
+
+    def __init__(self, filters: int, kernel: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__(
+            filters,
+            kernel,
+            strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="variance_scaling",
+        )
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return convolve(inputs, kernel, self.strides)
+
+
+def convolve(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+    """`tf.nn.conv3d` with 'SAME' padding.
+
+    Args:
+      x: float [B, T, H, W, C]; all but C may be unknown.
+      kernel: [t, h, w, C, F].
+      strides: of t, h, w.
+
+    Returns:
+      [B, T / stride, H / stride, W / stride, F], rounded up.
+    """
+    kernel = tf.convert_to_tensor(kernel)
+    taps, height, width, channels = kernel.shape[:4]
+    if (height, width) == (1, 1) and tuple(strides) == (1, 1, 1):
+        return _temporal(x, kernel)
+    if taps == 1 and strides[0] == 1:
+        return _spatial(x, kernel, strides)
+    if channels < _FEW_CHANNELS:
+        length = tf.shape(x)[1]
+        missing = tf.maximum(taps - 1 - (length - 1) % strides[0], 0)
+        x = _stack_frames(x, range(taps), strides[0], (missing // 2, missing - missing // 2))
+        kernel = tf.transpose(kernel, [1, 2, 0, 3, 4])
+        kernel = tf.reshape(kernel, [1, height, width, taps * channels, -1])
+        return _spatial(x, kernel, strides)
+    return tf.nn.conv3d(x, kernel, [1, *strides, 1], "SAME")
+
+
+def _spatial(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+    """Kernels [1, h, w, C, F]: every frame on its own."""
+    shape = tf.shape(x)
+    frames = tf.reshape(x, tf.concat([[-1], shape[2:]], axis=0))
+    y = tf.nn.conv2d(frames, tf.squeeze(kernel, 0), [1, *strides[1:], 1], "SAME")
+    return tf.reshape(y, tf.concat([shape[:2], tf.shape(y)[1:]], axis=0))
+
+
+def _temporal(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Kernels [t, 1, 1, C, F]: time is the height of an image, and all pixels are its width."""
+    shape = tf.shape(x)
+    image = tf.reshape(x, [shape[0], shape[1], -1, x.shape[-1]])
+    y = _column_conv(image, tf.squeeze(kernel, 1))
+    return tf.reshape(y, tf.concat([shape[:4], [kernel.shape[-1]]], axis=0))
+
+
+@tf.custom_gradient
+def _column_conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """[B, T, P, C] by [t, 1, C, F]; the kernel's gradient as a matrix product, which is faster."""
+    taps, _, channels, filters = kernel.shape
+
+    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        dx = tf.nn.conv2d_transpose(dy, kernel, tf.shape(x), 1, "SAME")
+        # Shifted against each other; dy has fewer channels to copy than x.
+        before = (taps - 1) // 2
+        backwards = range(taps)[::-1]
+        shifted = _stack_frames(dy, backwards, 1, (taps - 1 - before, before))
+        dkernel = tf.matmul(
+            tf.reshape(x, [-1, channels]),
+            tf.reshape(shifted, [-1, taps * filters]),
+            transpose_a=True,
+        )
+        dkernel = tf.transpose(tf.reshape(dkernel, [channels, taps, filters]), [1, 0, 2])
+        return dx, tf.reshape(dkernel, kernel.shape)
+
+    return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
+
+
+def _stack_frames(
+    x: tf.Tensor, taps: range, stride: int, padding: tuple[tf.Tensor | int, tf.Tensor | int]
+) -> tf.Tensor:
+    """The frames that a kernel sees at each of its places in time, as channels.
+
+    Args:
+      x: [B, T, ..., C].
+      taps: the places of a kernel in time, in the wanted order.
+      stride: in time.
+      padding: zeros before and after, in time.
+
+    Returns:
+      [B, places, ..., taps * C]; the tap is the slower index of the channels.
+    """
+    if len(taps) == stride == 1:
+        return x
+    x = tf.pad(x, [[0, 0], padding, *[[0, 0]] * (x.shape.rank - 2)])
+    # Gathering copies whole frames, where a slice goes pixel by pixel.
+    first = tf.range(0, tf.shape(x)[1] - len(taps) + 1, stride)
+    return tf.concat([tf.gather(x, first + tap, axis=1) for tap in taps], axis=-1)

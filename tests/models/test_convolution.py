@@ -1,0 +1,84 @@
+"""Convolutions as 2-D ones against TensorFlow's 3-D ones."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cvrl_tf.models.convolution import Conv, convolve
+
+CASES = [
+    ((1, 1, 1), (1, 1, 1)),
+    ((3, 1, 1), (1, 1, 1)),
+    ((2, 1, 1), (1, 1, 1)),
+    ((5, 1, 1), (1, 1, 1)),
+    ((3, 1, 1), (2, 1, 1)),
+    ((1, 1, 1), (1, 2, 2)),
+    ((1, 3, 3), (1, 1, 1)),
+    ((1, 3, 3), (1, 2, 2)),
+    ((3, 3, 3), (1, 2, 2)),
+    ((5, 7, 7), (2, 2, 2)),
+    ((2, 3, 3), (3, 2, 2)),
+]
+
+
+def value_and_gradients(
+    convolution: Callable, shape: tuple, kernel: tuple, strides: tuple, jit: bool
+) -> list[tf.Tensor]:
+    spec = [tf.TensorSpec([None, None, None, None, shape[-1]]), tf.TensorSpec([*kernel])]
+
+    @tf.function(jit_compile=jit, input_signature=None if jit else spec)
+    def run(x: tf.Tensor, w: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = convolution(x, w, strides)
+            loss = tf.reduce_sum(tf.sin(0.1 * y))
+        return [y, *tape.gradient(loss, [x, w])]
+
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=shape), rng.normal(size=kernel)
+    return run(tf.constant(x, tf.float32), tf.constant(w, tf.float32))
+
+
+def conv3d(x: tf.Tensor, kernel: tf.Tensor, strides: tuple) -> tf.Tensor:
+    return tf.nn.conv3d(x, kernel, [1, *strides, 1], "SAME")
+
+
+def assert_same(ours: list[tf.Tensor], expected: list[tf.Tensor]) -> None:
+    """Relative to the size of each tensor: single entries may be near zero."""
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize(("kernel", "strides"), CASES)
+@pytest.mark.parametrize("channels", [3, 9])  # few are stacked over time
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_values_and_gradients_with_unknown_sizes(
+    length: int, channels: int, kernel: tuple, strides: tuple
+) -> None:
+    arguments = ((2, length, 6, 7, channels), (*kernel, channels, 4), strides, False)
+    ours = value_and_gradients(convolve, *arguments)
+    assert_same(ours, value_and_gradients(conv3d, *arguments))
+
+
+@pytest.mark.parametrize(("kernel", "strides"), [CASES[1], CASES[6], CASES[9]])
+def test_under_xla(kernel: tuple, strides: tuple) -> None:
+    arguments = ((2, 5, 7, 6, 3), (*kernel, 3, 4), strides)
+    ours = value_and_gradients(convolve, *arguments, True)
+    assert_same(ours, value_and_gradients(conv3d, *arguments, False))
+
+
+def test_the_layer_has_a_3d_kernel_and_knows_its_output_shape() -> None:
+    layer = Conv(6, (3, 1, 1), (1, 1, 1))
+    shapes = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, None, 8, 5])])
+    def run(x: tf.Tensor) -> tf.Tensor:
+        shapes.append(layer(x).shape.as_list())
+        return layer(x)
+
+    assert run(tf.zeros([2, 4, 8, 8, 5])).shape == (2, 4, 8, 8, 6)
+    assert shapes[-1] == [None, 4, None, 8, 6]
+    assert [tuple(v.shape) for v in layer.variables] == [(3, 1, 1, 5, 6)]
