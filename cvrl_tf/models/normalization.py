@@ -18,14 +18,17 @@ class BatchNorm(keras.layers.BatchNormalization):
     def __init__(self, momentum: float, epsilon: float = 1e-5, **layer: Any) -> None:
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=True, **layer)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Float [..., C] to the same; statistics, scale and shift are float32."""
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, replay: bool = False
+    ) -> tf.Tensor:
+        """Float [..., C] to the same; a replay leaves the moving statistics alone."""
         shape = tf.shape(inputs)
         x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])  # rank 4 is what the kernels take
         if training and self.trainable:
             x, mean, variance = normalise(x, self.gamma, self.beta, self.epsilon)
-            for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign_sub((moving - now) * (1 - self.momentum))
+            if not replay:
+                for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                    moving.assign_sub((moving - now) * (1 - self.momentum))
         else:
             statistics = (self.moving_mean, self.moving_variance)
             x = _normalise_by(x, self.gamma, self.beta, *statistics, self.epsilon)

@@ -20,6 +20,7 @@ import tf_keras as keras
 
 from cvrl_tf.models.convolution import Conv
 from cvrl_tf.models.normalization import BatchNorm
+from cvrl_tf.models.recomputation import recomputed
 
 # depth: (blocks in each stage, whether they are bottlenecks). 10 is ours, for laptops.
 DEPTHS = {
@@ -40,8 +41,8 @@ class ConvNorm(keras.layers.Layer):
         self.conv = Conv(filters, kernel, strides)
         self.norm = BatchNorm(momentum=0.9)
 
-    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        return self.norm(self.conv(x), training=training)
+    def call(self, x: tf.Tensor, training: bool | None = None, replay: bool = False) -> tf.Tensor:
+        return self.norm(self.conv(x), training=training, replay=replay)
 
 
 class ResidualBlock(keras.layers.Layer):
@@ -71,11 +72,12 @@ class ResidualBlock(keras.layers.Layer):
         out_filters = 4 * filters if bottleneck else filters
         self.shortcut = ConvNorm(out_filters, (1, 1, 1), strides) if project else None
 
-    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+    def call(self, x: tf.Tensor, training: bool | None = None, replay: bool = False) -> tf.Tensor:
+        how = {"training": training, "replay": replay}
+        shortcut = x if self.shortcut is None else self.shortcut(x, **how)
         for conv in self.convs[:-1]:
-            x = tf.nn.relu(conv(x, training=training))
-        return tf.nn.relu(self.convs[-1](x, training=training) + shortcut)
+            x = tf.nn.relu(conv(x, **how))
+        return tf.nn.relu(self.convs[-1](x, **how) + shortcut)
 
 
 @keras.saving.register_keras_serializable("cvrl_tf")
@@ -94,6 +96,7 @@ class ResNet3D(keras.Model):
         stem_kernel: Sequence[int] = (5, 7, 7),
         stem_strides: Sequence[int] = (2, 2, 2),
         stem_pool: bool = True,
+        recompute: bool = False,
     ) -> None:
         """Args:
           depth: a key of `DEPTHS`.
@@ -101,6 +104,8 @@ class ResNet3D(keras.Model):
           temporal_kernels: temporal extent of the kernels in each of the four stages.
           stem_kernel, stem_strides: of conv1, as t, h, w.
           stem_pool: whether the max pool follows; small clips do better without.
+          recompute: in training, keep only the inputs of the residual blocks for the gradient;
+            less memory, more time, same numbers.
 
         Raises:
           ValueError: unknown depth, or not one temporal kernel a stage.
@@ -120,6 +125,7 @@ class ResNet3D(keras.Model):
             "stem_kernel": list(stem_kernel),
             "stem_strides": list(stem_strides),
             "stem_pool": stem_pool,
+            "recompute": recompute,
         }
         filters = [round(64 * width * 2**stage) for stage in range(len(blocks))]
         self.feature_dim = filters[-1] * (4 if bottleneck else 1)
@@ -160,7 +166,10 @@ class ResNet3D(keras.Model):
         if self.pool is not None:
             x = self.pool(x)
         for block in self.blocks:
-            x = block(x, training=training)
+            if training and self._config["recompute"]:
+                x = recomputed(block, x)
+            else:
+                x = block(x, training=training)
         return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2, 3])
 
     def get_config(self) -> dict[str, Any]:
