@@ -191,6 +191,7 @@ class MetricsLog(_AfterSteps):
             }
         waited.assign(0.0)
         self._since = step, now
+        values["learning_rate"] = self._learning_rate(step - 1)  # of the step just done
         self._write(step, {**values, **_peak_memory()})
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -202,7 +203,6 @@ class MetricsLog(_AfterSteps):
         self._write(self.step, {"epoch": epoch + 1, **values})
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
-        values["learning_rate"] = self._learning_rate(step - 1)  # of the step just done
         numbers = {name: float(value) for name, value in values.items()}
         with self._path.open("a") as lines:
             lines.write(json.dumps({"step": step, **numbers}) + "\n")

@@ -82,3 +82,23 @@ def test_the_layer_has_a_3d_kernel_and_knows_its_output_shape() -> None:
     assert run(tf.zeros([2, 4, 8, 8, 5])).shape == (2, 4, 8, 8, 6)
     assert shapes[-1] == [None, 4, None, 8, 6]
     assert [tuple(v.shape) for v in layer.variables] == [(3, 1, 1, 5, 6)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (5, 3, 3), (3, 1, 1)])
+def test_bfloat16_gradients_of_clips_shorter_than_the_kernel(length: int, kernel: tuple) -> None:
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(4, length, 8, 8, 16)), tf.bfloat16)
+    w = tf.constant(rng.normal(size=(*kernel, 16, 32)), tf.bfloat16)
+
+    @tf.function
+    def gradients(x: tf.Tensor, w: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            loss = tf.reduce_sum(tf.cast(convolve(x, w, (1, 1, 1)), tf.float32) ** 2)
+        return tape.gradient(loss, [x, w])
+
+    expected = gradients(tf.cast(x, tf.float32), tf.cast(w, tf.float32))
+    for ours, theirs in zip(gradients(x, w), expected, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(tf.cast(ours, tf.float32), theirs, atol=0.01 * scale)
