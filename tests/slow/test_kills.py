@@ -1,0 +1,111 @@
+"""A training run killed at any moment ends where the undisturbed one does, bit for bit on CPUs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+
+from cvrl_tf import checkpoints
+
+KILLS = 20
+TIMING = ("second", "memory")
+PARAMETERS = [
+    "STRATEGY='mirrored'",
+    "distribution.strategy.logical_cpus=2",
+    "runner.Run.global_batch=4",  # of 17 videos: 4 steps an epoch
+    "runner.Run.epochs=15",
+    "runner.Run.log_every=1",
+    "runner.Run.checkpoint_every=3",
+    "runner.Run.best_metric='loss'",
+    "resnet3d.ResNet3D.width=0.125",
+    "clips.UniformClips.num_frames=4",
+    "views.RandomResizedCrop.size=16",
+]
+
+
+def start(environment: dict[str, str], records: Path, model_dir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cvrl_tf.train", "--gin_file=gin/demo/pretrain.gin"]
+    parameters = [f"DATA_DIR='{records}'", *PARAMETERS]
+    command += [f"--model_dir={model_dir}", *(f"--gin_param={p}" for p in parameters)]
+    with (model_dir.parent / f"{model_dir.name}.log").open("a") as log:
+        return subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    """What the last checkpoint holds, but for how often it was saved, and logs."""
+    reader = tf.train.load_checkpoint(checkpoints.resolve(folder))
+    names = reader.get_variable_to_shape_map()
+    return {
+        name: reader.get_tensor(name)
+        for name in names
+        if not name.startswith(("save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH", "metrics/"))
+    }
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in x.items() if not any(t in k for t in TIMING)} for x in lines]
+
+
+def shown(folder: Path) -> list[tuple]:
+    """Tags and steps in TensorBoard."""
+    return sorted(
+        (value.tag, event.step)
+        for path in (folder / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if not any(word in value.tag for word in TIMING)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_runs_end_in_the_undisturbed_weights(
+    noise_records: Path, tmp_path: Path, child_environment: dict
+) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    run = start(child_environment, noise_records, undisturbed)
+    while not (undisturbed / "metrics.jsonl").exists() and run.poll() is None:
+        time.sleep(0.01)
+    begin = time.monotonic()
+    assert run.wait(timeout=300) == 0, (tmp_path / "undisturbed.log").read_text()
+    duration = time.monotonic() - begin
+    expected = tensors(undisturbed)
+    assert len(expected) > 100 and len(metrics(undisturbed)) == 60 + 15
+    assert expected["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 60
+
+    generator = random.Random(0)
+    killed = 0
+    for number in range(KILLS):
+        folder = tmp_path / f"run{number}"
+        run = start(child_environment, noise_records, folder)
+        while not (folder / "metrics.jsonl").exists() and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, duration))
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            killed += 1
+        run.wait()
+        run = start(child_environment, noise_records, folder)
+        log = tmp_path / f"run{number}.log"
+        assert run.wait(timeout=300) == 0, log.read_text()
+        found = tensors(folder)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=f"run {number}: {name}")
+        for ours, theirs in zip(metrics(folder), metrics(undisturbed), strict=True):
+            # Replicas sum their shares of an epoch's mean, and a resumed one's are equal ones.
+            assert ours == pytest.approx(theirs, rel=1e-6), number
+        assert shown(folder) == shown(undisturbed), number
+    assert killed >= KILLS - 2  # some may have been done just before
