@@ -26,6 +26,13 @@ class Conv(keras.layers.Conv3D):
         return convolve(inputs, kernel, self.strides)
 
 
+class FramePool(keras.layers.Layer):
+    """Max pool of 3x3 pixels with stride 2 in every frame; 3-D pools know no float16 on CPUs."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return _per_frame(lambda x: tf.nn.max_pool2d(x, 3, 2, "SAME"), x)
+
+
 def convolve(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
     """`tf.nn.conv3d` with 'SAME' padding.
 
@@ -60,9 +67,14 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tens
 
 def _spatial(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
     """Kernels [1, h, w, C, F]: every frame on its own."""
+    kernel = tf.squeeze(kernel, 0)
+    return _per_frame(lambda x: tf.nn.conv2d(x, kernel, [1, *strides[1:], 1], "SAME"), x)
+
+
+def _per_frame(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    """Applies a function of images [N, H, W, C] to the frames of clips [B, T, H, W, C]."""
     shape = tf.shape(x)
-    frames = tf.reshape(x, tf.concat([[-1], shape[2:]], axis=0))
-    y = tf.nn.conv2d(frames, tf.squeeze(kernel, 0), [1, *strides[1:], 1], "SAME")
+    y = function(tf.reshape(x, tf.concat([[-1], shape[2:]], axis=0)))
     return tf.reshape(y, tf.concat([shape[:2], tf.shape(y)[1:]], axis=0))
 
 

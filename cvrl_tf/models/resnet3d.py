@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf.models.convolution import Conv
+from cvrl_tf.models.convolution import Conv, FramePool
 from cvrl_tf.models.normalization import BatchNorm
 from cvrl_tf.models.recomputation import recomputed
 
@@ -131,9 +131,7 @@ class ResNet3D(keras.Model):
         self.feature_dim = filters[-1] * (4 if bottleneck else 1)
 
         self.stem = ConvNorm(filters[0], stem_kernel, stem_strides)
-        self.pool = (
-            keras.layers.MaxPool3D((1, 3, 3), (1, 2, 2), padding="same") if stem_pool else None
-        )
+        self.pool = FramePool() if stem_pool else None
         self.blocks = []
         for stage, count in enumerate(blocks):
             for block in range(count):
