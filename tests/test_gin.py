@@ -7,6 +7,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 from conftest import ROOT
 
 from cvrl_tf import checkpoints, runner
@@ -119,6 +120,27 @@ def test_augmentation_goes_behind_a_recipe(
     assert frames.shape == (8, 8, 40, 40, 3)
     changed = np.abs(frames - tf.reshape(tf.cast(batch["frames"], tf.float32) / 255, frames.shape))
     assert (changed.max() > 0.01) == (name != "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("mixed_bfloat16", "runner.Run.precision", "mixed_bfloat16"),
+        ("mixed_float16", "runner.Run.precision", "mixed_float16"),
+        ("recompute", "resnet3d.ResNet3D.recompute", True),
+    ],
+)
+def test_precision_and_recomputation_go_behind_a_recipe(
+    name: str, parameter: str, value: object, parameters: list[str], tmp_path: Path
+) -> None:
+    recipes = ["gin/demo/pretrain.gin", f"gin/common/{name}.gin"]
+    gin.parse_config_files_and_bindings(recipes, parameters)
+    assert gin.query_parameter(parameter) == value
+    model = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").model
+    compute = {"recompute": "float32"}.get(name, name.removeprefix("mixed_"))
+    assert model.encoder.compute_dtype == model.head.compute_dtype == compute
+    assert model.encoder.get_config()["recompute"] == (name == "recompute")
+    keras.mixed_precision.set_global_policy("float32")
 
 
 def test_the_host_makes_the_same_pixels(
