@@ -6,7 +6,11 @@ _NAMES = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
 
 
 def strategy(
-    name: str = "one_device", logical_cpus: int = 0, tpu: str = ""
+    name: str = "one_device",
+    logical_cpus: int = 0,
+    tpu: str = "local",
+    tpu_zone: str | None = None,
+    tpu_project: str | None = None,
 ) -> tf.distribute.Strategy:
     """A distribution strategy by name. Call it before TensorFlow has touched a device.
 
@@ -14,10 +18,13 @@ def strategy(
       name: "one_device" (the first GPU, else the CPU), "mirrored" (all GPUs of this host),
         "multi_worker_mirrored" (all hosts that the variable TF_CONFIG lists), or "tpu".
       logical_cpus: split the CPU into so many devices, to try several replicas without a GPU.
-      tpu: name or address of the TPU; empty for the one of this machine.
+      tpu: "local" on a TPU VM, else name or address (grpc://...) of the TPU.
+      tpu_zone: Google Cloud's zone of a TPU given by name; None for that of this machine.
+      tpu_project: its project; None for that of this machine.
 
     Raises:
-      ValueError: no strategy of that name, or logical CPUs for a strategy that can't use them.
+      ValueError: no strategy of that name, logical CPUs for a strategy that can't use them, or no
+        such TPU.
     """
     if name not in _NAMES:
         raise ValueError(f"No strategy {name!r}; choose one of {', '.join(_NAMES)}.")
@@ -36,9 +43,22 @@ def strategy(
         return tf.distribute.MirroredStrategy()
     if name == "multi_worker_mirrored":
         return tf.distribute.MultiWorkerMirroredStrategy()
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return _tpu_strategy(tpu, tpu_zone, tpu_project)
+
+
+def _tpu_strategy(tpu: str, zone: str | None, project: str | None) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu, zone, project)
+        if tpu != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except Exception as error:  # TensorFlow's, or any of Google's clients that look up the name
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"No TPU {tpu!r} (zone {zone}, project {project}): {reason} On a TPU VM, install "
+            "cvrl_tf[tpu] and leave distribution.strategy.tpu at 'local'; from elsewhere, give its "
+            "name with tpu_zone and tpu_project, or its address as grpc://HOST:8470."
+        ) from error
     return tf.distribute.TPUStrategy(resolver)
 
 
@@ -60,7 +80,12 @@ def gather(local: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | int]:
       [R * n, E], in the order of the replicas, and the row (int32 []) where the local ones begin.
     """
     context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
+    replicas = context.num_replicas_in_sync
+    if replicas == 1:
         return local, 0
+    # A sum of rows that are zero but in one replica: what XLA offers on all its devices, with
+    # shapes known beforehand, and the all-reduce's own gradient is the sum that we want.
+    mask = tf.one_hot(context.replica_id_in_sync_group, replicas, dtype=local.dtype)
+    everywhere = context.all_reduce("sum", mask[:, tf.newaxis, tf.newaxis] * local)
     offset = tf.cast(context.replica_id_in_sync_group, tf.int32) * tf.shape(local)[0]
-    return context.all_gather(local, axis=0), offset
+    return tf.reshape(everywhere, [-1, local.shape[1]]), offset

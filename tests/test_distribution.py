@@ -43,12 +43,20 @@ def one_replica(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def assert_same_numbers(ours: dict, expected: dict) -> None:
-    np.testing.assert_allclose(ours["loss"], expected["loss"], rtol=1e-5)
-    # Relative to the gradient's size: entries near zero are rounding.
-    scale = np.abs(expected["gradient"]).max()
-    np.testing.assert_allclose(ours["gradient"], expected["gradient"], rtol=0, atol=1e-5 * scale)
+    """Several replicas recompute, or cache gradients where statistics are frozen; one does not."""
+    for variant in ("", "frozen_"):
+        loss, gradient = f"{variant}loss", f"{variant}gradient"
+        np.testing.assert_allclose(ours[loss], expected[loss], rtol=1e-5)
+        # Relative to the gradient's size: entries near zero are rounding.
+        scale = np.abs(expected[gradient]).max()
+        assert expected[loss] > 1 and scale > 1e-2  # a real loss, and gradients of some size
+        np.testing.assert_allclose(ours[gradient], expected[gradient], rtol=0, atol=1e-5 * scale)
     np.testing.assert_allclose(ours["logged_loss"], expected["logged_loss"], rtol=1e-4)
     np.testing.assert_allclose(ours["weights"], expected["weights"], rtol=1e-4, atol=1e-5)
+    gathered, by_row = ours["gathered"], ours["gathered_gradient"]
+    assert gathered.shape[1] == 6 * ours["replicas"] and by_row.shape[1] == 6
+    np.testing.assert_allclose(gathered, ours["all_gathered"], rtol=1e-6)
+    np.testing.assert_allclose(by_row, ours["all_gathered_gradient"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -59,8 +67,6 @@ def test_mirrored_equals_one_replica(
     finish([run(child_environment, output, "mirrored", replicas)])
     result = dict(np.load(output))
     assert result["replicas"] == replicas and one_replica["replicas"] == 1
-    assert one_replica["loss"] > 1  # a real loss, and gradients of some size
-    assert np.abs(one_replica["gradient"]).max() > 1e-2
     assert_same_numbers(result, one_replica)
 
 
@@ -80,3 +86,9 @@ def test_unknown_strategies_are_refused() -> None:
         distribution.strategy("mirorred")
     with pytest.raises(ValueError, match="logical_cpus=2 needs 'mirrored'"):
         distribution.strategy("one_device", logical_cpus=2)
+
+
+@pytest.mark.parametrize("name", ["local", "no-such-tpu"])
+def test_a_tpu_that_is_not_there_is_an_error_with_a_remedy(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"No TPU '{name}' .*cvrl_tf\[tpu\].*tpu_zone"):
+        distribution.strategy("tpu", tpu=name, tpu_zone="europe-west4-a", tpu_project="mine")

@@ -33,6 +33,8 @@ class Task(keras.Model):
         metrics: names of what `gradients` measures.
         """
         super().__init__()
+        # Results of metrics are of all replicas; Keras would add them up over hosts once more.
+        self.distribute_reduction_method = "first"
         names = ("loss", *metrics, "weight_decay", "gradient_norm")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
         self._skipped = keras.metrics.Sum(name="skipped_records")

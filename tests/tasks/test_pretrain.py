@@ -195,7 +195,6 @@ def test_training_brings_views_together(batch: dict) -> None:
 
 
 def test_step_compiles_under_xla(batch: dict) -> None:
-    """No Python and no unknown shapes in the step: what a TPU asks for."""
     results = []
     for jit_compile in (False, True):
         model = learner(weight_decay=1e-4)
@@ -203,3 +202,20 @@ def test_step_compiles_under_xla(batch: dict) -> None:
         data = tf.data.Dataset.from_tensors(batch).repeat(3)
         results.append(model.fit(data, verbose=0).history["loss"])
     np.testing.assert_allclose(results[1], results[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"block": 3}, {"micro_batch": 2}])
+def test_step_has_static_shapes_and_no_python(kwargs: dict, batch: dict) -> None:
+    """What a TPU asks for."""
+    model = learner(weight_decay=1e-4, **kwargs)
+    model.compile(keras.optimizers.SGD(0.1))
+    graph = tf.function(model.train_step).get_concrete_function(batch).graph
+    for operation in graph.get_operations():
+        # The last output of the normalisation is scratch memory of GPUs.
+        if operation.type not in ("FusedBatchNormV3", "ZerosLike"):
+            shapes = [output.shape for output in operation.outputs]
+            assert all(shape.is_fully_defined() for shape in shapes), operation
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    assert len(nodes) > 100
+    assert not [node.op for node in nodes if "PyFunc" in node.op]
