@@ -3,6 +3,8 @@
 # The first of these that runs and has the right version is taken; PYTHON=/path/to/python overrides.
 PYTHON := python3 python3.13 python3.12 python3.11
 BIN := .venv/bin
+# Tests run side by side; each process needs about 3 GB.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: help setup test test-slow check format demo addons-test clean
 
@@ -36,10 +38,10 @@ comma := ,
 setup: .venv/installed ## make .venv with everything in it; the other targets call this themselves
 
 test: setup ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-slow: setup ## the slow tests
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 check: setup ## formatter, linter and type checker, without changing anything
 	$(BIN)/ruff format --check .
@@ -54,7 +56,7 @@ demo: setup ## from videos to features on synthetic data; results in runs/demo
 	$(BIN)/python tools/demo.py --output=runs/demo
 
 addons-test: .venv-addons/installed ## tests with TensorFlow 2.15 and TensorFlow Addons; Python 3.11
-	.venv-addons/bin/pytest -m "addons and not slow"
+	.venv-addons/bin/pytest $(PARALLEL) -m "addons and not slow"
 
 clean: ## remove environments and caches, but not runs/
 	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -80,11 +80,15 @@ class Checkpoints(_AfterSteps):
 
 
 class Preemption(_AfterSteps):
-    """After SIGTERM, saves at the end of the step and exits with a code of its own."""
+    """After SIGTERM, saves at the end of the step and exits with a code of its own.
 
-    def __init__(self, manager: tf.train.CheckpointManager) -> None:
+    Several workers save and exit together, at the end of the next step, of which each of them
+    hears through `Health.stop`, whoever got the signal.
+    """
+
+    def __init__(self, manager: tf.train.CheckpointManager, num_workers: int) -> None:
         super().__init__()
-        self._manager = manager
+        self._manager, self._alone = manager, num_workers == 1
         self._asked = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -97,11 +101,15 @@ class Preemption(_AfterSteps):
     def _ask(self, *_: object) -> None:
         self._asked = True
 
-    def after_steps(self, before: int, step: int, logs: dict) -> None:
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self._asked:
+            self.model.health.stop.assign(1.0)
+
+    def after_steps(self, before: int, step: int, logs: dict) -> None:
+        if (self._asked and self._alone) or self.model.health.stop.numpy() > 0:
             self.on_train_end()
-            saved = self._manager.save(step)
-            print(f"\nTerminated at step {step}; saved {saved}. The same command goes on.")
+            self._manager.save(step)
+            print(f"\nTerminated; saved at step {step}. The same command goes on.")
             sys.exit(PREEMPTED)
 
 

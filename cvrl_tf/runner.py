@@ -33,6 +33,15 @@ class Data(Protocol):
     def damage_of_once(self) -> str | None: ...
 
 
+# What TensorFlow raises in a worker when it does not hear from another.
+_GONE = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
 class Run:
     """A training run in its folder. Building one checks everything; `fit` does the long work.
 
@@ -191,8 +200,8 @@ class Run:
     def fit(self) -> None:
         """Trains to the end, from wherever the run stands.
 
-        Ctrl-C saves, and so does SIGTERM at the end of the step, with the exit code 75; the same
-        command goes on.
+        Ctrl-C saves (not with several workers), and so does SIGTERM at the end of the step, with
+        the exit code 75; the same command goes on.
 
         Raises:
           Stopped: the run can't go on, or another process trains in this folder.
@@ -228,7 +237,22 @@ class Run:
                 "again, or pass over what is damaged: --gin_param='pipeline.Pipeline."
                 "skip_damaged=True'."
             ) from error
+        except _GONE as error:
+            if self._num_workers == 1:
+                raise
+            reason = error.message.partition("aborted by: ")[2] or error.message
+            saved = tf.train.latest_checkpoint(self.model_dir / "checkpoints")
+            raise run_folder.Stopped(
+                f"Another of the {self._num_workers} workers is gone; look into its log. "
+                + " ".join(reason.splitlines()[:2])
+                + "\nStarted again with the same command, all workers go on from "
+                f"{saved or 'the beginning'}."
+            ) from error
         except KeyboardInterrupt:
+            if self._num_workers > 1:  # all would have to save together
+                sys.exit(
+                    f"\nStopped at step {self.step}; the workers go on from the last checkpoint."
+                )
             saved = self._manager.save(self.step)
             sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
 
@@ -264,8 +288,7 @@ class Run:
                 self._progress.best,
             )
         )
-        if self._num_workers == 1:  # several would have to agree on the step
-            watchers.append(callbacks.Preemption(self._manager))
+        watchers.append(callbacks.Preemption(self._manager, self._num_workers))
         return watchers
 
     def _learning_rate(self, step: int) -> float:

@@ -36,9 +36,10 @@ def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
     return mine.unbatch().batch(context.get_per_replica_batch_size(GLOBAL_BATCH)).repeat()
 
 
-def learner(alone: bool, frozen: bool, name: str) -> ContrastiveLearner:
+def learner(replicas: int, frozen: bool, name: str) -> ContrastiveLearner:
     """The model; on several replicas it is computed in ways that must not matter."""
     keras.utils.set_random_seed(0)
+    alone = replicas == 1
     recompute = not alone and not frozen
     model = ContrastiveLearner(
         ResNet3D(depth=10, width=0.125, stem_pool=False, recompute=recompute),
@@ -46,7 +47,7 @@ def learner(alone: bool, frozen: bool, name: str) -> ContrastiveLearner:
         ViewChains([Chain()]),
         weight_decay=1e-3,
         block=3 if name == "mirrored" else None,
-        micro_batch=1 if frozen and not alone else None,
+        micro_batch=GLOBAL_BATCH // replicas // 2 if frozen and not alone else None,
     )
     for layer in model.submodules:
         if frozen and isinstance(layer, keras.layers.BatchNormalization):
@@ -58,10 +59,10 @@ def learner(alone: bool, frozen: bool, name: str) -> ContrastiveLearner:
 
 def main(output: str, name: str, logical_cpus: int) -> None:
     strategy = distribution.strategy(name, logical_cpus=logical_cpus)
-    alone = strategy.num_replicas_in_sync == 1
+    replicas = strategy.num_replicas_in_sync
     with strategy.scope():
-        frozen = learner(alone, frozen=True, name=name)
-        model = learner(alone, frozen=False, name=name)
+        frozen = learner(replicas, frozen=True, name=name)
+        model = learner(replicas, frozen=False, name=name)
     data = strategy.distribute_datasets_from_function(batches)
 
     def loss_and_gradient(model: ContrastiveLearner) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +109,7 @@ def main(output: str, name: str, logical_cpus: int) -> None:
     if json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"] == 0:
         np.savez(
             output,
-            replicas=strategy.num_replicas_in_sync,
+            replicas=replicas,
             loss=loss,
             gradient=gradient,
             frozen_loss=frozen_loss,

@@ -15,12 +15,15 @@ class Health:
     Attributes:
       first_bad_step: int64 [], first step whose loss or gradient was not finite, or `NEVER`.
       waited: float32 [], seconds that training waited for input since it was last set to 0.
+      stop: float32 [], above 0 once a worker wants all to stop after a step: a host sets its own,
+        and the next step adds up those of all replicas.
     """
 
     def __init__(self) -> None:
         once = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.first_bad_step = tf.Variable(NEVER, False, dtype=tf.int64, aggregation=once)
         self.waited = tf.Variable(0.0, False, aggregation=once)
+        self.stop = tf.Variable(0.0, False, aggregation=once)
 
 
 class Task(keras.Model):
@@ -74,7 +77,10 @@ class Task(keras.Model):
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         objective, gradients, metrics = self.gradients(batch)
         replicas = tf.distribute.get_replica_context()
-        objective, *gradients = replicas.all_reduce("sum", [objective, *gradients])
+        objective, stop, *gradients = replicas.all_reduce(
+            "sum", [objective, tf.identity(self.health.stop), *gradients]
+        )
+        self.health.stop.assign(stop)
         norm = tf.linalg.global_norm(gradients)
         self._watch(objective, norm)
         # Too large a loss scale, which comes and goes, would leave no mean.

@@ -11,43 +11,28 @@ import tensorflow as tf
 import tf_keras as keras
 from conftest import ROOT
 
-from cvrl_tf import distribution
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
 CLIPS = np.random.default_rng(0).uniform(size=(4, 4, 32, 32, 3)).astype(np.float32)
 
 
-def outcome(
-    strategy: tf.distribute.Strategy, recompute: bool, depth: int, under_xla: bool = False
-) -> dict[str, list[np.ndarray]]:
+def outcome(recompute: bool, depth: int, under_xla: bool) -> dict[str, list[np.ndarray]]:
     """Features, gradients, and batch normalisation's statistics after a step on CLIPS."""
     keras.utils.set_random_seed(0)
-    with strategy.scope():
-        encoder = ResNet3D(depth, width=0.125, recompute=recompute)
-        encoder.build()
-    share = len(CLIPS) // strategy.num_replicas_in_sync
+    encoder = ResNet3D(depth, width=0.125, recompute=recompute)
+    encoder.build()
 
+    @tf.function(jit_compile=under_xla)
     def step(frames: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             features = encoder(frames, training=True)
             loss = tf.reduce_sum(tf.sin(features))
-        gradients = tape.gradient(loss, encoder.trainable_variables)
-        return features, gradients
+        return features, tape.gradient(loss, encoder.trainable_variables)
 
-    if under_xla:
-        step = tf.function(step, jit_compile=True)
-
-    def replica() -> tuple[tf.Tensor, list[tf.Tensor]]:
-        context = tf.distribute.get_replica_context()
-        first = context.replica_id_in_sync_group * share
-        features, gradients = step(tf.constant(CLIPS)[first : first + share])
-        return features, context.all_reduce("sum", gradients)
-
-    features, gradients = tf.function(lambda: strategy.run(replica))()
-    local = strategy.experimental_local_results
+    features, gradients = step(tf.constant(CLIPS))
     return {
-        "features": [np.concatenate(local(features))],
-        "gradients": [local(gradient)[0].numpy() for gradient in gradients],
+        "features": [features.numpy()],
+        "gradients": [gradient.numpy() for gradient in gradients],
         "statistics": [v.numpy() for v in encoder.non_trainable_variables],
     }
 
@@ -67,24 +52,8 @@ def test_the_same_numbers(
 ) -> None:
     depth = 14 if is_bottleneck else 10
     monkeypatch.setitem(DEPTHS, 14, ((1, 1, 1, 1), True))
-    strategy = distribution.strategy()
-    expected = outcome(strategy, False, depth, under_xla)
-    assert_same(outcome(strategy, True, depth, under_xla), expected)
-
-
-@pytest.mark.addons
-def test_the_same_numbers_on_two_replicas(child_environment: dict[str, str]) -> None:
-    code = "import test_recomputation as this; this.main_two_replicas()"
-    child_environment["PYTHONPATH"] += f":{ROOT / 'tests'}:{ROOT / 'tests' / 'models'}"
-    subprocess.run([sys.executable, "-c", code], env=child_environment, check=True, timeout=180)
-
-
-def main_two_replicas() -> None:
-    """In a process of its own, since devices are set up once a process."""
-    mirrored = distribution.strategy("mirrored", logical_cpus=2)
-    expected = outcome(mirrored, False, 10)
-    assert_same(outcome(mirrored, True, 10), expected)
-    assert_same(outcome(tf.distribute.OneDeviceStrategy("CPU:0"), True, 10), expected)
+    expected = outcome(False, depth, under_xla)
+    assert_same(outcome(True, depth, under_xla), expected)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from cvrl_tf import checkpoints
 
-KILLS = 20
+KILLS = 10  # in each half
 TIMING = ("second", "memory")
 PARAMETERS = [
     "STRATEGY='mirrored'",
@@ -71,8 +71,9 @@ def shown(folder: Path) -> list[tuple]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("half", [0, 1])
 def test_killed_runs_end_in_the_undisturbed_weights(
-    noise_records: Path, tmp_path: Path, child_environment: dict
+    half: int, noise_records: Path, tmp_path: Path, child_environment: dict
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
     run = start(child_environment, noise_records, undisturbed)
@@ -85,18 +86,17 @@ def test_killed_runs_end_in_the_undisturbed_weights(
     assert len(expected) > 100 and len(metrics(undisturbed)) == 60 + 15
     assert expected["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 60
 
-    generator = random.Random(0)
+    generator = random.Random(half)
     killed = 0
     for number in range(KILLS):
         folder = tmp_path / f"run{number}"
         run = start(child_environment, noise_records, folder)
         while not (folder / "metrics.jsonl").exists() and run.poll() is None:
             time.sleep(0.01)
-        time.sleep(generator.uniform(0, duration))
+        time.sleep(generator.uniform(0, 0.95 * duration))
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
-            killed += 1
-        run.wait()
+        killed += run.wait() == -signal.SIGKILL
         run = start(child_environment, noise_records, folder)
         log = tmp_path / f"run{number}.log"
         assert run.wait(timeout=300) == 0, log.read_text()
@@ -108,4 +108,4 @@ def test_killed_runs_end_in_the_undisturbed_weights(
             # Replicas sum their shares of an epoch's mean, and a resumed one's are equal ones.
             assert ours == pytest.approx(theirs, rel=1e-6), number
         assert shown(folder) == shown(undisturbed), number
-    assert killed >= KILLS - 2  # some may have been done just before
+    assert killed >= KILLS - 1  # one may have been done just before

@@ -81,7 +81,12 @@ def browse(
         ("gin/demo/pretrain.gin", [], 2),
         pytest.param("gin/pretrain/k400.gin", [], 2, marks=pytest.mark.slow),
         ("gin/pretrain/k400.gin", PER_FRAME, 2),
-        ("gin/pretrain/k600_authors_code.gin", ["clips.DecreasingPair.num_frames=4"], 2),
+        pytest.param(
+            "gin/pretrain/k600_authors_code.gin",
+            ["clips.DecreasingPair.num_frames=4"],
+            2,
+            marks=pytest.mark.slow,
+        ),
         ("gin/probe/k400.gin", CLASSIFY, 1),
         pytest.param("gin/finetune/ucf101.gin", CLASSIFY, 1, marks=pytest.mark.slow),
         pytest.param("gin/semi/k400_1pct.gin", CLASSIFY, 1, marks=pytest.mark.slow),
