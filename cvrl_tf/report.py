@@ -16,7 +16,7 @@ from cvrl_tf import commands
 from cvrl_tf.augment.chain import ViewChains
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation import reports
-from cvrl_tf.evaluation.probe import Accuracy
+from cvrl_tf.evaluation.metrics import Estimate
 
 _RUN = flags.DEFINE_string("run", None, "Folder of the pretraining run.", required=True)
 _PROBE = flags.DEFINE_string("probe", None, "What cvrl_tf.evaluate wrote.", required=True)
@@ -46,7 +46,10 @@ def _example_views(run: Path, count: int) -> np.ndarray:
 def write_report(run: Path, probe: Path, output: Path, note: str) -> None:
     """Writes report.json and report.html into `output`; see the module."""
     probed = json.loads(probe.read_text())
-    accuracies = {name: Accuracy(**accuracy) for name, accuracy in probed["top1"].items()}
+    accuracies = {
+        name: Estimate(**found["linear_probe"]["top1"])
+        for name, found in probed["encoders"].items()
+    }
     facts = json.loads((run / "run.json").read_text())
     _, losses = reports.read_metrics(run, "epoch/loss")
     best_random = max(accuracies["random"].value, accuracies["random_calibrated"].value)

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +77,7 @@ class Run:
         precision: str = "float32",
         jit_compile: bool = False,
         steps_per_execution: int = 1,
+        monitors: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         """Args:
           model_dir: folder of the run. If it holds a checkpoint, the run resumes from it.
@@ -102,6 +103,8 @@ class Run:
             losses and statistics are float32 in all of them.
           jit_compile: compile the training step by XLA.
           steps_per_execution: steps that the accelerator makes before the host hears of them.
+          monitors: add to the metrics of an epoch, whose names their `metric_names` says; see
+            `evaluation.monitor`.
 
         Raises:
           ValueError: the batch does not suit the replicas or the data; a checkpoint does not match.
@@ -129,6 +132,7 @@ class Run:
             )
             _create_slots(self.model)
             self._progress = checkpoints.Progress(seed, self.steps_per_epoch)
+        self._monitors = monitors
         self._best_metric = self._checked_metric(best_metric)
         self._manager = self._checkpoint_manager("checkpoints", keep_checkpoints)
         self._best_manager = self._checkpoint_manager("best", 1)
@@ -177,6 +181,7 @@ class Run:
         known = [metric.name for metric in self.model.metrics]
         if self._eval_data is not None:
             known += [f"val_{name}" for name in known]
+        known += [name for monitor in self._monitors for name in monitor.metric_names]
         if name is not None and name not in known:
             raise ValueError(f"best_metric={name!r}: there is only {', '.join(known)}.")
         return name
@@ -266,11 +271,12 @@ class Run:
     def _watchers(self) -> list[keras.callbacks.Callback]:
         """In the order in which they are to act."""
         watchers: list[keras.callbacks.Callback] = [
+            *self._monitors,
             callbacks.NotFinite(
                 self.model_dir / "not_finite.json" if self._is_chief else None,
                 self._learning_rate,
                 lambda step: self._train_data.video_ids(self.global_batch, self._seed, step),
-            )
+            ),
         ]
         if self._is_chief:
             clips = self.global_batch * self._views_spec().shape[1]

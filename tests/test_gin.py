@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from cvrl_tf import checkpoints, runner
 from cvrl_tf.data import schema
-from cvrl_tf.evaluation import probe
+from cvrl_tf.evaluation import comparison
 from cvrl_tf.models.resnet3d import ResNet3D
 
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
@@ -68,8 +68,8 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
         parameters = [*parameters, f"CHECKPOINT='{prefix}'"]
         gin.clear_config()
     gin.parse_config_files_and_bindings([str(recipe)], parameters)
-    if "ProbeComparison" in text:
-        assert gin.get_configurable(probe.ProbeComparison)().num_classes == 400
+    if "Comparison" in text:
+        assert gin.get_configurable(comparison.Comparison)().num_classes == 400
         return
     run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
     assert run.steps_per_epoch == 240_000 // run.global_batch

@@ -18,6 +18,9 @@ from cvrl_tf import callbacks, checkpoints, distribution, run_folder, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.augment.photometric import ColorJitter
 from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.evaluation.features import extract
+from cvrl_tf.evaluation.monitor import KnnMonitor
+from cvrl_tf.evaluation.neighbours import knn
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
@@ -362,3 +365,24 @@ def test_tensorboard_shows_the_views_of_the_first_batch(
         rows = [np.concatenate(list(view), axis=1) for view in example]
         shown = tf.io.decode_png(picture).numpy() / 255
         np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)
+
+
+def test_neighbours_are_asked_every_other_epoch(noise_records: Path, tmp_path: Path) -> None:
+    crop = views.EvenCrops(16, 16, 1)
+    data = [
+        pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), crop, split)
+        for split in ("train", "test")
+    ]
+    monitor = KnnMonitor(*data, num_classes=2, batch=5, every=2)
+    run = new_run(
+        tmp_path / "run", noise_records, epochs=4, monitors=[monitor], best_metric="knn_top1"
+    )
+    run.fit()
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = {line["epoch"]: line.get("epoch/knn_top1") for line in lines if "epoch" in line}
+    assert list(found) == [1, 2, 3, 4]
+    assert found[1] is None and found[3] is None
+    train, test = (extract(run.model.encoder, each, 5).of_videos for each in data)
+    assert found[4] == pytest.approx(knn(train, test, 2, 20, 0.07)["top1"].value)
+    best = 6 if found[2] >= found[4] else 12
+    assert (tmp_path / "run" / "best" / f"ckpt-{best}.index").exists()

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cvrl_tf import commands, runner  # commands before TensorFlow, which it makes quiet
 from cvrl_tf.augment.chain import Chain, ViewChains
-from cvrl_tf.evaluation.probe import ProbeComparison
+from cvrl_tf.evaluation.comparison import Comparison
 
 # isort: split
 import tensorflow as tf
@@ -81,8 +81,8 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
       ValueError: gin has parsed no recipe, or its batch does not suit the data.
     """
     context = tf.distribute.InputContext(num_replicas_in_sync=1)
-    if _is_configured(ProbeComparison):
-        (data,) = _bound(ProbeComparison, "train_data")
+    if _is_configured(Comparison):
+        (data,) = _bound(Comparison, "train_data")
         augment = ViewChains([Chain()])
         batches = data.once(min(num_clips, data.num_examples), context)
     elif _is_configured(runner.Run):

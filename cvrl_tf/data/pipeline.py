@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
+from etils import epath
 
 from cvrl_tf.data import clips as clip_samplers
 from cvrl_tf.data import records, schema, views
@@ -23,6 +25,9 @@ class Pipeline:
       weight: float32 [B], 1, or 0 for what only fills up the last batch of `once`.
       skipped: int64 [B], damaged records that were passed over just before this example; only with
         `skip_damaged`.
+
+    Attributes:
+      num_examples, num_views: of the split, and of an example.
     """
 
     def __init__(
@@ -72,6 +77,18 @@ class Pipeline:
         self._augment = augment
         self._servers = servers
         self._skip_damaged = skip_damaged
+        self._split = split
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What determines the views of `once`, for JSON; records count by their shards' sizes."""
+        return {
+            "split": self._split,
+            "shards": {Path(path).name: epath.Path(path).stat().length for path in self._paths},
+            "clips": repr(self._clips),
+            "crop": repr(self._crop),
+            "fps": self._fps,
+        }
 
     def stream(
         self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext

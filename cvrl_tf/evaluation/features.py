@@ -1,6 +1,11 @@
-"""Features of a split, through a frozen encoder."""
+"""Features of a split, through a frozen encoder, computed once and kept."""
 
+import dataclasses
+import hashlib
+import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,41 +17,103 @@ from cvrl_tf.data.pipeline import Pipeline
 Encoder = Callable[..., tf.Tensor]
 
 
-def _batches(data: Pipeline, batch: int) -> tf.data.Dataset:
-    return data.once(batch, tf.distribute.InputContext(num_replicas_in_sync=1))
+def _batches(data: Pipeline, batch: int, seed: int = 0) -> tf.data.Dataset:
+    return data.once(batch, tf.distribute.InputContext(num_replicas_in_sync=1), seed)
 
 
-def extract(encoder: Encoder, data: Pipeline, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features of each video of a split, in the order of the records.
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Of all videos of a split, in the order of the records.
+
+    Attributes:
+      views: float32 [N, V, D], one feature a view.
+      labels: int32 [N].
+    """
+
+    views: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def of_videos(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean over a video's views, float32 [N, D], and labels."""
+        return self.views.mean(axis=1), self.labels
+
+
+def extract(encoder: Encoder, data: Pipeline, batch: int, copies: int = 1) -> Features:
+    """Passes each view of a split through the encoder once.
 
     Args:
       encoder: float frames [N, T, H, W, 3] in [0, 1] to features [N, D]; called in inference mode.
-      data: its V views of a video are averaged.
+      data: its views.
       batch: videos in a step.
-
-    Returns:
-      features float32 [N, D], labels int32 [N].
+      copies: passes over the data, each with crops and clips of its own where these are random; all
+        of them count as views.
     """
-
-    batches = _batches(data, batch)
 
     def features_of(views: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(views)
         frames = tf.reshape(views, tf.concat([[-1], shape[2:]], axis=0))
         features = encoder(tf.image.convert_image_dtype(frames, tf.float32), training=False)
-        return tf.reduce_mean(tf.reshape(features, [shape[0], shape[1], -1]), axis=1)
+        return tf.reshape(tf.cast(features, tf.float32), [shape[0], shape[1], -1])
 
-    # Traced once, for the shape that all batches have.
-    traced = tf.function(features_of).get_concrete_function(batches.element_spec["frames"])
-    features, labels = [], []
     steps = -(-data.num_examples // batch)
-    progress = keras.utils.Progbar(steps, unit_name="batch")
-    for examples in batches:
-        features.append(traced(examples["frames"]).numpy())
-        labels.append(examples["label"].numpy())
-        progress.add(1)
-    count = data.num_examples
-    return np.concatenate(features)[:count], np.concatenate(labels)[:count]
+    progress = keras.utils.Progbar(copies * steps, unit_name="batch")
+    traced = None
+    of_copies, labels = [], []
+    for copy in range(copies):
+        batches = _batches(data, batch, seed=copy)
+        # Traced once, for the shape that all batches have.
+        traced = traced or tf.function(features_of).get_concrete_function(
+            batches.element_spec["frames"]
+        )
+        features = []
+        for examples in batches:
+            features.append(traced(examples["frames"]).numpy())
+            if not copy:
+                labels.append(examples["label"].numpy())
+            progress.add(1)
+        of_copies.append(np.concatenate(features)[: data.num_examples])
+    return Features(np.concatenate(of_copies, axis=1), np.concatenate(labels)[: data.num_examples])
+
+
+class FeatureStore:
+    """A folder of features, each file with what made them; what is there is not made again."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def get(
+        self, name: str, encoder: Encoder, data: Pipeline, batch: int, copies: int = 1
+    ) -> Features:
+        """As `extract`, or what it gave before for the same weights, data and views.
+
+        Args: as `extract`, and
+          name: of the encoder, for the file's.
+        """
+        facts = {"encoder": _fingerprint(encoder), "copies": copies, **data.facts}
+        text = json.dumps(facts, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = self.folder / f"{name}-{data.facts['split']}-{digest}.npz"
+        if path.exists():
+            with np.load(path) as stored:
+                return Features(stored["views"], stored["labels"])
+        print(f"Features of {data.facts['split']!r}: {name}", flush=True)
+        features = extract(encoder, data, batch, copies)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
+            np.savez(part, views=features.views, labels=features.labels, facts=text)
+        Path(part.name).replace(path)  # all of it or nothing
+        return features
+
+
+def _fingerprint(encoder: Encoder) -> str:
+    """Of architecture and weights; of a plain function, its name."""
+    if not isinstance(encoder, keras.Model):
+        return str(getattr(encoder, "__name__", encoder))
+    digest = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True).encode())
+    for weight in encoder.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
 
 
 def calibrate(encoder: keras.Model, data: Pipeline, batch: int) -> None:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from cvrl_tf.evaluation.probe import Accuracy
+from cvrl_tf.evaluation.metrics import Estimate
 
 matplotlib.use("Agg")  # no screen needed
 
@@ -32,7 +32,7 @@ def curve(run: str | Path, names: dict[str, str]) -> Figure:
     return figure
 
 
-def accuracy_bars(accuracies: dict[str, Accuracy], chance: float) -> Figure:
+def accuracy_bars(accuracies: dict[str, Estimate], chance: float) -> Figure:
     """Horizontal bars with 95 % intervals, in percent; a dashed line at chance."""
     figure = Figure(figsize=(7, 0.55 * len(accuracies) + 1), layout="constrained")
     axes = figure.subplots()

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.data import clips, pipeline, records, schema, views
-from cvrl_tf.evaluation.features import calibrate, extract
+from cvrl_tf.evaluation.features import FeatureStore, calibrate, extract
 
 Contexts = Callable[[int], tf.distribute.InputContext]
 
@@ -43,7 +43,9 @@ def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 @pytest.mark.parametrize("batch", [1, 4, 17, 20])
 def test_extract(noise_records: Path, batch: int) -> None:
-    features, labels = extract(encoder, pipeline.Pipeline(noise_records, CLIPS, CROP), batch)
+    found = extract(encoder, pipeline.Pipeline(noise_records, CLIPS, CROP), batch)
+    assert found.views.shape == (17, 9, 6)
+    features, labels = found.of_videos
     wanted, wanted_labels, names = by_hand(noise_records)
     assert names == [f"video_{number}" for number in (*range(0, 17, 2), *range(1, 17, 2))]
     assert features.shape == (17, 6) and features.dtype == np.float32
@@ -96,6 +98,53 @@ def test_calibrated_features_are_normalised(noise_records: Path) -> None:
     model = OneNorm()
     model.build((None, None, None, None, 3))
     calibrate(model, data, batch=17)
-    features, _ = extract(model, data, batch=4)
+    features, _ = extract(model, data, batch=4).of_videos
     # The mean over space of what has mean 0; before, the offset was that of the convolution.
     np.testing.assert_allclose(features.mean(axis=0), np.zeros(5), atol=0.01)
+
+
+def test_copies_are_drawn_anew(noise_records: Path) -> None:
+    random = pipeline.Pipeline(
+        noise_records, clips.UniformClips(4, 2, 1), views.RandomResizedCrop(16)
+    )
+    once, twice = (extract(encoder, random, 4, copies).views for copies in (1, 2))
+    assert twice.shape == (17, 2, 6)
+    np.testing.assert_array_equal(twice[:, :1], once)
+    assert np.abs(twice[:, 0] - twice[:, 1]).max(axis=1).min() > 1e-4
+
+
+def test_stored_features_are_used_for_the_same_weights_and_views_alone(
+    noise_records: Path, tmp_path: Path
+) -> None:
+    calls = []
+
+    class Counted(OneNorm):
+        def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+            tf.py_function(lambda: calls.append(1), [], [])
+            return super().call(frames, training=training)
+
+        def get_config(self) -> dict:
+            return {}
+
+    keras.utils.set_random_seed(0)
+    model = Counted()
+    model.build((None, None, None, None, 3))
+    crop = views.EvenCrops(16, 16, 1)
+
+    def features(num_clips: int, split: str) -> tuple[np.ndarray, int]:
+        calls.clear()
+        sampler = clips.EvenClips(4, 2, num_clips)
+        data = pipeline.Pipeline(noise_records, sampler, crop, split)
+        return FeatureStore(tmp_path / "store").get("name", model, data, batch=5).views, len(calls)
+
+    first, steps = features(1, "train")
+    again, none = features(1, "train")
+    np.testing.assert_array_equal(again, first)
+    assert (steps, none) == (4, 0)
+    assert features(2, "train")[1] == 4 and features(1, "test")[1] == 1
+    model.conv.bias.assign_add(tf.ones(5))
+    changed, steps = features(1, "train")
+    assert steps == 4 and np.abs(changed - first).max() > 0.01
+    stored = sorted((tmp_path / "store").iterdir())
+    assert len(stored) == 4 and all(path.suffix == ".npz" for path in stored)
+    assert "EvenClips(num_frames=4" in str(np.load(stored[0])["facts"])

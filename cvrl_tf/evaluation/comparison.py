@@ -1,0 +1,118 @@
+"""An encoder beside those that nobody should be fooled by, by every measure of frozen features."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from cvrl_tf import checkpoints
+from cvrl_tf.data.pipeline import Pipeline
+from cvrl_tf.evaluation import metrics, neighbours
+from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate
+from cvrl_tf.evaluation.probe import linear_probe
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Linear probe, k nearest neighbours and retrieval on cached features.
+
+    The encoders: "trained"; "random", the same at random; "random_calibrated", with the batch
+    normalisation statistics of the training data; "mean_colour", the clip's mean RGB.
+
+    Attributes:
+      checkpoint: of the trained encoder; see `checkpoints.resolve`.
+      train_data, test_data: of two splits. The test data's views of a video are averaged: their
+        softmaxes for the probe, their features for the others.
+      num_classes: from `data.pipeline.num_classes`.
+      batch: videos in a step of the encoder.
+      copies: of the training data, see `features.extract`.
+      learning_rates, weight_decays, epochs, standardize: of `linear_probe`.
+      k, temperature: of `neighbours.knn`.
+      seed: of the random encoder, which with the run's seed is the one the run began with; and of
+        the probe.
+    """
+
+    checkpoint: str | Path
+    train_data: Pipeline
+    test_data: Pipeline
+    num_classes: int
+    batch: int
+    copies: int = 1
+    learning_rates: Sequence[float] = (1.0, 3.0, 10.0, 30.0)
+    weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3)
+    epochs: int = 100
+    standardize: bool = True
+    k: int = 20
+    temperature: float = 0.07
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises:
+        FileNotFoundError, ValueError: the checkpoint is not there or damaged.
+        """
+        self._trained, _ = checkpoints.load_encoder(self.checkpoint)
+        keras.utils.set_random_seed(self.seed)
+        self._random, _ = checkpoints.build_encoder(self.checkpoint)
+
+    def run(self, cache: str | Path) -> dict[str, Any]:
+        """What a report needs, for JSON.
+
+        Args:
+          cache: folder of the `FeatureStore`.
+
+        Returns:
+          num_classes; protocol, how the figures came about; encoders, by name and measure.
+        """
+        store = FeatureStore(cache)
+        encoders = {
+            "trained": self._measured("trained", self._trained, store),
+            "random": self._measured("random", self._random, store),
+        }
+        calibrate(self._random, self.train_data, self.batch)
+        encoders["random_calibrated"] = self._measured("random_calibrated", self._random, store)
+        encoders["mean_colour"] = self._measured("mean_colour", mean_colour, store)
+        protocol = {
+            "features": f"cached, {self.copies} pass(es) over the training data",
+            "checkpoint": checkpoints.resolve(self.checkpoint),
+            "train": {"videos": self.train_data.num_examples, **self.train_data.facts},
+            "test": {"videos": self.test_data.num_examples, **self.test_data.facts},
+        }
+        return {"num_classes": self.num_classes, "protocol": protocol, "encoders": encoders}
+
+    def _measured(self, name: str, encoder: Encoder, store: FeatureStore) -> dict[str, Any]:
+        train = store.get(name, encoder, self.train_data, self.batch, self.copies)
+        test = store.get(name, encoder, self.test_data, self.batch)
+        probed = linear_probe(
+            (train.views, train.labels),
+            test.views,
+            self.num_classes,
+            self.learning_rates,
+            self.weight_decays,
+            self.epochs,
+            standardize=self.standardize,
+            seed=self.seed,
+        )
+        videos, tests = train.of_videos, test.of_videos
+        nearest = neighbours.knn(videos, tests, self.num_classes, self.k, self.temperature)
+        found = {
+            "linear_probe": metrics.classification(probed.scores, test.labels),
+            "knn": nearest,
+            "retrieval": neighbours.retrieval(videos, tests),
+        }
+        print(f"{name:<18} linear probe {found['linear_probe']['top1']}", flush=True)
+        print(f"{'':<18} {self.k:>3} nearest  {nearest['top1']}", flush=True)
+        result: dict[str, Any] = {
+            measure: {key: dataclasses.asdict(value) for key, value in values.items()}
+            for measure, values in found.items()
+        }
+        result["linear_probe"]["learning_rate"] = probed.learning_rate
+        result["linear_probe"]["weight_decay"] = probed.weight_decay
+        return result
+
+
+def mean_colour(frames: tf.Tensor, training: bool) -> tf.Tensor:
+    """The mean RGB of clips, float [N, 3]: no encoder at all."""
+    return tf.reduce_mean(frames, axis=[1, 2, 3])
