@@ -124,4 +124,5 @@ def _fit(
                 kernels, biases = kernels + moved, biases + moved_biases
         return kernels, biases[:, 0]
 
-    return trained()
+    # Called as such, TensorFlow would warn that each probe is traced anew.
+    return trained.get_concrete_function()()

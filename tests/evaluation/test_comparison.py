@@ -54,7 +54,7 @@ def test_measures(run: Path, noise_records: Path, tmp_path: Path) -> None:
     probed = probe.linear_probe((made.views, made.labels), tested.views, 2, epochs=5)
     expected = metrics.classification(probed.scores, tested.labels)["top1"].value
     assert found["encoders"]["trained"]["linear_probe"]["top1"]["value"] == expected
-    stored = [np.load(path)["views"] for path in sorted((tmp_path / "features").glob("*train*"))]
+    stored = [np.load(path)["views"] for path in sorted((tmp_path / "features").glob("*-train-*"))]
     assert len(stored) == 4  # four encoders, of which none has the features of another
     for one in range(3):
         assert stored[one].shape != stored[one + 1].shape or np.any(stored[one] != stored[one + 1])
