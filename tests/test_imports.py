@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "cvrl_tf.callbacks": {"run_folder"},
     "cvrl_tf.run_folder": set(),
     "cvrl_tf.tasks": {"tasks", "models", "losses", "augment", "distribution", "checkpoints"},
-    "cvrl_tf.evaluation": {"evaluation", "models", "data", "checkpoints"},
+    "cvrl_tf.evaluation": {"evaluation", "models", "data", "checkpoints", "optim"},
     "cvrl_tf.data": set(),
     "cvrl_tf.data.preparation": {
         "data.annotations",

@@ -69,6 +69,7 @@ class OneNorm(keras.Model):
 
 def test_calibrate(noise_records: Path, one_worker: Contexts) -> None:
     data = pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
+    keras.utils.set_random_seed(0)
     model = OneNorm()
     model.build((None, None, None, None, 3))
     model.norm.moving_mean.assign(np.full(5, 77.0))  # whatever stood there is forgotten
@@ -84,8 +85,10 @@ def test_calibrate(noise_records: Path, one_worker: Contexts) -> None:
         means.append(activations.mean(axis=(0, 1, 2, 3)))
         variances.append(activations.var(axis=(0, 1, 2, 3)))
     assert len(means) == 4
-    np.testing.assert_allclose(model.norm.moving_mean, np.mean(means, axis=0), rtol=1e-4)
-    np.testing.assert_allclose(model.norm.moving_variance, np.mean(variances, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(model.norm.moving_mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        model.norm.moving_variance, np.mean(variances, axis=0), rtol=1e-4, atol=1e-5
+    )
     assert np.ptp(means, axis=0).min() > 1e-3  # the batches differ, so the order could matter
 
     assert model.norm.momentum == 0.73
@@ -95,6 +98,7 @@ def test_calibrate(noise_records: Path, one_worker: Contexts) -> None:
 
 def test_calibrated_features_are_normalised(noise_records: Path) -> None:
     data = pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
+    keras.utils.set_random_seed(0)
     model = OneNorm()
     model.build((None, None, None, None, 3))
     calibrate(model, data, batch=17)
