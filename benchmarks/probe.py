@@ -3,9 +3,9 @@
     python benchmarks/probe.py
 
 100 epochs over 240 synthetic videos and a test on 120, with a random R3D-18 and no augmentation:
-once by `Classifier` in the training loop, as in the paper's protocol (there with augmentation, which
-is why it encodes anew), once on features that passed the encoder once. Both begin at zero and take
-the same steps, over the whole training set each, so they must end with the same accuracy.
+once by `Classifier` in the training loop, as in the paper's protocol (there with augmentation, so
+that it has to encode anew), once on features that passed the encoder once. Both begin at zero and
+take the same steps, over the whole training set each, so they must end with the same accuracy.
 """
 
 import subprocess
