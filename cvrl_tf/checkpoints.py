@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 ENCODER_FILE = "encoder.json"
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class Progress(tf.Module):
@@ -68,7 +68,7 @@ def keys_of(root: tf.Module, prefix: str) -> dict[str, tf.Variable]:
     while waiting:
         path, node = waiting.popleft()
         if isinstance(node, tf.Variable):
-            found[path + _VALUE] = node
+            found[path + VALUE] = node
         for name, child in view.children(node).items():
             if id(child) not in seen:
                 seen.add(id(child))
@@ -77,13 +77,20 @@ def keys_of(root: tf.Module, prefix: str) -> dict[str, tf.Variable]:
 
 
 def _compare(root: tf.Module, name: str, path: str) -> None:
-    """Raises a ValueError that lists how the checkpoint's tensors under `name` differ."""
+    """`compare` with the checkpoint's tensors under `name`."""
     stored = {
-        key: tuple(shape)
+        key.removesuffix(VALUE): tuple(shape)
         for key, shape in tf.train.load_checkpoint(path).get_variable_to_shape_map().items()
         if key.startswith(f"{name}/") and "/.OPTIMIZER_SLOT/" not in key
     }
-    wanted = {key: tuple(v.shape) for key, v in keys_of(root, name).items()}
+    wanted = {key.removesuffix(VALUE): tuple(v.shape) for key, v in keys_of(root, name).items()}
+    compare(wanted, stored, name, path)
+
+
+def compare(
+    wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], what: str, path: str
+) -> None:
+    """Raises a ValueError that lists how the shapes stored in `path` differ from those wanted."""
     problems = [f"  missing there: {key}" for key in sorted(wanted.keys() - stored.keys())]
     problems += [f"  not in the model: {key}" for key in sorted(stored.keys() - wanted.keys())]
     problems += [
@@ -92,11 +99,11 @@ def _compare(root: tf.Module, name: str, path: str) -> None:
         if wanted[key] != stored[key]
     ]
     if problems:
-        shown = [line.replace(_VALUE, "") for line in problems[:10]]
+        shown = problems[:10]
         if len(problems) > len(shown):
             shown.append(f"  and {len(problems) - len(shown)} more")
         raise ValueError(
-            f"The {name} ({len(wanted)} tensors) does not match the checkpoint {path!r}; is it of "
+            f"The {what} ({len(wanted)} tensors) does not match the checkpoint {path!r}; is it of "
             f"another depth or width? {len(problems)} differences:\n" + "\n".join(shown)
         )
 

@@ -72,7 +72,7 @@ def tensors_of(prefix: str) -> dict[str, np.ndarray]:
     """What a checkpoint holds of its encoder, by key without the suffix."""
     reader = tf.train.load_checkpoint(prefix)
     return {
-        key.removesuffix(checkpoints._VALUE): reader.get_tensor(key)
+        key.removesuffix(checkpoints.VALUE): reader.get_tensor(key)
         for key in reader.get_variable_to_shape_map()
         if key.startswith("encoder/")
     }

@@ -69,7 +69,9 @@ MAY_IMPORT = {
     "cvrl_tf.optim": {"optim"},
     "cvrl_tf.distribution": set(),
     "cvrl_tf.checkpoints": set(),
+    "cvrl_tf.garden": {"checkpoints", "models"},
     "tools": {"data", "checkpoints"},
+    "tools.convert_checkpoint": {"commands", "checkpoints", "garden"},
     "tools.browse_views": {"commands", "runner", "evaluation", "augment"},
 }
 # Rows for a whole package; a module without one of its own needs a new row.

@@ -1,0 +1,48 @@
+"""Converts the authors' published encoders (Model Garden) into ours, and back.
+
+    convert_checkpoint.py --checkpoint=r3d_1x_k600_800ep_backbone-1 --output=runs/theirs
+    convert_checkpoint.py --to_garden --checkpoint=runs/mine --output=mine_backbone-1
+
+The first writes a folder like that of a run, for CHECKPOINT of the recipes, for export and for
+evaluation; the second a checkpoint for the Garden's `tf.train.Checkpoint(backbone=...)`. Every
+tensor must find its place.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from cvrl_tf import commands
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "What to convert.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder, or prefix for the Garden.", required=True)
+_TO_GARDEN = flags.DEFINE_bool("to_garden", False, "From ours to the authors' layout.")
+_DEPTH = flags.DEFINE_integer("depth", 50, "Of the authors' network.")
+_WIDTH = flags.DEFINE_float("width", 1.0, "Of the authors' network.")
+
+
+def main(argv: list[str]) -> None:
+    commands.start(argv)
+    # Not needed for --help, and they bring TensorFlow.
+    from cvrl_tf import checkpoints, garden
+
+    output = Path(_OUTPUT.value)
+    if any(output.parent.glob(f"{output.name}.*")) or output.exists():
+        sys.exit(f"{str(output)!r} is there already: remove it, or choose another --output.")
+    with commands.explained():
+        if _TO_GARDEN.value:
+            encoder, _ = checkpoints.load_encoder(_CHECKPOINT.value)
+            garden.save(encoder, output)
+            unused: list[str] = []
+            written = str(output)
+        else:
+            encoder, unused = garden.load(_CHECKPOINT.value, _DEPTH.value, _WIDTH.value)
+            written = garden.save_as_run(encoder, output)
+    print(f"Converted all {len(encoder.variables)} tensors of the encoder into {written}.")
+    if unused:
+        print(f"No part of it: {', '.join(unused)}.")
+
+
+if __name__ == "__main__":
+    app.run(main)
