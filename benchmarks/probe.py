@@ -22,6 +22,7 @@ from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.evaluation.features import FeatureStore
 from cvrl_tf.evaluation.probe import linear_probe
+from cvrl_tf.evaluation.reports import read_metrics
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.tasks.classify import Classifier
@@ -78,15 +79,7 @@ def re_encoded(records: Path, folder: Path) -> float:
     kernel = run.model.classifier.kernel
     kernel.assign(np.zeros(kernel.shape))
     run.fit()
-    return float(
-        run.model.evaluate(
-            run.strategy.distribute_datasets_from_function(
-                lambda context: views_of(records, "test").once(TEST, context)
-            ),
-            verbose=0,
-            return_dict=True,
-        )["top1"]
-    )
+    return read_metrics(folder, "test/top1")[1][-1]
 
 
 def cached(records: Path, folder: Path, *sweep: tuple[float, ...]) -> float:

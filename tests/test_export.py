@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import checkpoints
-from cvrl_tf.export import export
 from cvrl_tf.models.resnet3d import ResNet3D
+from cvrl_tf.saved_model import export
 
 SIZE = 32
 FRAMES = 4

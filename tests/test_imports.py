@@ -24,7 +24,8 @@ COMMAND = {
 MAY_IMPORT = {
     "cvrl_tf": set(),  # the package's own __init__
     "cvrl_tf.train": COMMAND,
-    "cvrl_tf.export": COMMAND,
+    "cvrl_tf.export": {"commands", "saved_model"},
+    "cvrl_tf.saved_model": {"checkpoints"},
     "cvrl_tf.evaluate": COMMAND,
     "cvrl_tf.report": COMMAND,
     "cvrl_tf.commands": set(),
@@ -200,3 +201,16 @@ def test_preparation_does_without_tensorflow(
     """Which takes 300 MB of every worker."""
     code = "import cvrl_tf.data.preparation, sys; print('tensorflow' in sys.modules)"
     assert run(code, child_environment, tmp_path) == "False"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_help_comes_without_tensorflow(command: str, child_environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"cvrl_tf.{command}", "--help"],
+        env=child_environment,
+        text=True,
+        capture_output=True,
+    )
+    assert "--output" in done.stdout or "--model_dir" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "absl.flags" in imported and not {"tensorflow", "tf_keras"} & imported
