@@ -2,7 +2,7 @@
 
     python benchmarks/probe.py
 
-100 epochs over 240 synthetic videos and a test on 120, with a random R3D-18 and no augmentation:
+100 epochs over 240 synthetic videos and a test on 120, with a random R3D-18, no augmentation:
 once by `Classifier` in the training loop, as in the paper's protocol (there with augmentation, so
 that it has to encode anew), once on features that passed the encoder once. Both begin at zero and
 take the same steps, over the whole training set each, so they must end with the same accuracy.
@@ -20,7 +20,7 @@ import tf_keras as keras
 from cvrl_tf import distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
-from cvrl_tf.evaluation.features import FeatureStore
+from cvrl_tf.evaluation.features import FeatureStore, calibrate
 from cvrl_tf.evaluation.probe import linear_probe
 from cvrl_tf.evaluation.reports import read_metrics
 from cvrl_tf.models.resnet3d import ResNet3D
@@ -28,7 +28,7 @@ from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.tasks.classify import Classifier
 
 TOOLS = Path(__file__).parents[1] / "tools"
-TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 240, 120, 100, 32.0, 12
+TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 240, 120, 100, 2.0, 12
 
 
 def make_records(folder: Path) -> Path:
@@ -52,9 +52,18 @@ def views_of(records: Path, split: str) -> pipeline.Pipeline:
     return pipeline.Pipeline(records, clips.EvenClips(8, 2, 1), views.EvenCrops(56, 56, 1), split)
 
 
-def encoder() -> keras.Model:
+def encoder(records: Path) -> keras.Model:
+    """At random, with the batch normalisation statistics of the data."""
+    weights = records / "encoder.npz"
     keras.utils.set_random_seed(0)
-    return ResNet3D(depth=18, width=0.5)
+    model = ResNet3D(depth=18, width=0.5)
+    model.build()
+    if weights.exists():
+        model.set_weights(list(np.load(weights).values()))
+    else:
+        calibrate(model, views_of(records, "train"), 40)
+        np.savez(weights, *model.get_weights())
+    return model
 
 
 def re_encoded(records: Path, folder: Path) -> float:
@@ -65,7 +74,7 @@ def re_encoded(records: Path, folder: Path) -> float:
         train_data=views_of(records, "train"),
         eval_data=views_of(records, "test"),
         task=lambda: Classifier(
-            encoder(), CLASSES, True, ViewChains([Chain()]), normalize_features=True
+            encoder(records), CLASSES, True, ViewChains([Chain()]), normalize_features=True
         ),
         optimizer=lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
         learning_rate=lambda **facts: warmup_cosine(
@@ -84,8 +93,7 @@ def re_encoded(records: Path, folder: Path) -> float:
 
 def cached(records: Path, folder: Path, *sweep: tuple[float, ...]) -> float:
     """Top-1 of the probe on features that are computed here, by the same settings or a sweep."""
-    store, model = FeatureStore(folder), encoder()
-    model.build()
+    store, model = FeatureStore(folder), encoder(records)
     train, test = (store.get("r3d18", model, views_of(records, s), 16) for s in ("train", "test"))
     probed = linear_probe(
         (train.views, train.labels),
@@ -104,6 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         records = make_records(folder)
+        encoder(records)
 
         def probe_again() -> None:
             sweep = (1.0, 3.0, 10.0, 30.0), (0.0, 1e-4, 1e-3)
@@ -117,7 +126,7 @@ def main() -> None:
 
         contenders = {"cached": probe_cached, "sweep": probe_again, "re_encoded": probe_re_encoded}
         seconds = measure.alternate(contenders, rounds=1)
-    assert accuracies["cached"] == accuracies["re_encoded"], accuracies
+    assert abs(accuracies["cached"] - accuracies["re_encoded"]) < 1e-6, accuracies
     measure.report(
         __file__,
         {"cached_vs_reencode": measure.speed_up(seconds, "cached", "re_encoded")},

@@ -130,6 +130,34 @@ def initialise(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
     return prefix
 
 
+def check_architecture(encoder: keras.Model, path: str | Path) -> None:
+    """What the shapes of tensors don't tell: strides, padding, normalisation of pixels.
+
+    Args:
+      encoder: that the checkpoint's weights are for.
+      path: see `resolve`.
+
+    Raises:
+      ValueError: the checkpoint's encoder was built with other arguments.
+    """
+    config = Path(resolve(path)).parent.parent / ENCODER_FILE
+    if not config.is_file():
+        return
+    here = encoder.get_config()
+    there = json.loads(config.read_text())["encoder"]["config"]
+    different = [
+        f"{name}={value!r} (here {here[name]!r})"
+        for name, value in there.items()
+        if name in here and name != "recompute" and value != json.loads(json.dumps(here[name]))
+    ]
+    if different:
+        raise ValueError(
+            f"The encoder of {str(path)!r} was built with {', '.join(different)}. Say the same: "
+            '--gin_param="resnet3d.ResNet3D.NAME=VALUE", or gin/common/pixels_*.gin if it was '
+            "inflated."
+        )
+
+
 def save_encoder_config(encoder: keras.Model, input_shape: tuple, folder: str | Path) -> None:
     """Writes beside the checkpoints what `load_encoder` needs.
 
@@ -143,6 +171,20 @@ def save_encoder_config(encoder: keras.Model, input_shape: tuple, folder: str | 
         "input_shape": list(input_shape),
     }
     (Path(folder) / ENCODER_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path) -> str:
+    """Writes an encoder as a run would, for `initial_checkpoint`, export and evaluation.
+
+    Args: as `save_encoder_config`; the folder is made.
+
+    Returns:
+      The checkpoint's prefix.
+    """
+    (Path(folder) / "checkpoints").mkdir(parents=True)
+    save_encoder_config(encoder, input_shape, folder)
+    prefix = Path(folder) / "checkpoints" / "ckpt"
+    return tf.train.Checkpoint(encoder=encoder).save(str(prefix))
 
 
 def build_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:

@@ -14,7 +14,7 @@ from cvrl_tf import checkpoints
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
 _ROOT = "backbone"
-_CLIP = (16, 224, 224, 3)  # what the published encoders were trained on
+CLIP = (16, 224, 224, 3)  # what the published encoders were trained on
 _CONVS = ("_temporal_conv", "_spatial_conv", "_expand_conv")
 
 
@@ -77,18 +77,6 @@ def load(path: str | Path, depth: int = 50, width: float = 1) -> tuple[ResNet3D,
     for name, variable in wanted.items():
         variable.assign(reader.get_tensor(stored[name][0]))
     return encoder, sorted(stored.keys() - found.keys())
-
-
-def save_as_run(encoder: ResNet3D, folder: str | Path) -> str:
-    """Writes an encoder as a run would, for `initial_checkpoint`, export and evaluation.
-
-    Returns:
-      The checkpoint's prefix.
-    """
-    folder = Path(folder)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    checkpoints.save_encoder_config(encoder, _CLIP, folder)
-    return tf.train.Checkpoint(encoder=encoder).save(str(folder / "checkpoints" / "ckpt"))
 
 
 def save(encoder: ResNet3D, prefix: str | Path) -> None:

@@ -144,6 +144,7 @@ class Run:
             print(f"Resuming from {latest}.")
         elif initial_checkpoint:
             used = checkpoints.initialise(self.model.encoder, initial_checkpoint)
+            checkpoints.check_architecture(self.model.encoder, initial_checkpoint)
             print(f"Encoder initialised from {used}.")
 
     @property

@@ -13,6 +13,7 @@ from conftest import ROOT
 from cvrl_tf import checkpoints, runner
 from cvrl_tf.data import schema
 from cvrl_tf.evaluation import comparison
+from cvrl_tf.models import inflation
 from cvrl_tf.models.resnet3d import ResNet3D
 
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
@@ -77,6 +78,8 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
     if recipe.parts[1] in ("pretrain", "ablation"):
         assert run.model.encoder.count_params() == 31_725_248
         assert run.model.head.output_layer.units == 128
+    elif recipe.parts[1] == "baselines":
+        assert run.model.encoder.stem.conv.kernel.shape[0] == 1  # a network of images
     elif recipe.parts[1] != "demo":
         assert run.model.classifier.units == 400
 
@@ -141,6 +144,18 @@ def test_precision_and_recomputation_go_behind_a_recipe(
     assert model.encoder.compute_dtype == model.head.compute_dtype == compute
     assert model.encoder.get_config()["recompute"] == (name == "recompute")
     keras.mixed_precision.set_global_policy("float32")
+
+
+def test_pixels_of_inflated_networks(parameters: list[str]) -> None:
+    """What the recipes say is what the inflated networks were built with."""
+    for name, padding in (("torch", "symmetric"), ("garden", "same")):
+        gin.clear_config()
+        recipes = ["gin/demo/pretrain.gin", f"gin/common/pixels_{name}.gin"]
+        gin.parse_config_files_and_bindings(recipes, parameters)
+        config = gin.get_configurable(ResNet3D)().get_config()
+        assert config["padding"] == padding
+        assert config["pixel_mean"] == list(inflation.IMAGENET_MEAN)
+        assert config["pixel_std"] == list(inflation.IMAGENET_STD)
 
 
 def test_the_host_makes_the_same_pixels(

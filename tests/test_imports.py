@@ -72,6 +72,7 @@ MAY_IMPORT = {
     "cvrl_tf.checkpoints": set(),
     "cvrl_tf.garden": {"checkpoints", "models"},
     "tools": {"data", "checkpoints"},
+    "tools.inflate": {"commands", "checkpoints", "models"},
     "tools.convert_checkpoint": {"commands", "checkpoints", "garden"},
     "tools.browse_views": {"commands", "runner", "evaluation", "augment"},
 }

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
             written = str(output)
         else:
             encoder, unused = garden.load(_CHECKPOINT.value, _DEPTH.value, _WIDTH.value)
-            written = garden.save_as_run(encoder, output)
+            written = checkpoints.save_as_run(encoder, garden.CLIP, output)
     print(f"Converted all {len(encoder.variables)} tensors of the encoder into {written}.")
     if unused:
         print(f"No part of it: {', '.join(unused)}.")

@@ -12,7 +12,13 @@ _FEW_CHANNELS = 8
 class Conv(keras.layers.Conv3D):
     """`Conv3D` with 'same' padding and no bias; the kernel is [t, h, w, C, F] whatever happens."""
 
-    def __init__(self, filters: int, kernel: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(
+        self, filters: int, kernel: Sequence[int], strides: Sequence[int], symmetric: bool = False
+    ) -> None:
+        """As of `Conv3D`, and
+        symmetric: see `convolve`.
+        """
+        self._symmetric = symmetric
         super().__init__(
             filters,
             kernel,
@@ -23,40 +29,61 @@ class Conv(keras.layers.Conv3D):
         )
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return convolve(inputs, kernel, self.strides)
+        return convolve(inputs, kernel, self.strides, self._symmetric)
 
 
 class FramePool(keras.layers.Layer):
     """Max pool of 3x3 pixels with stride 2 in every frame; 3-D pools know no float16 on CPUs."""
 
+    def __init__(self, symmetric: bool = False) -> None:
+        """Args:
+        symmetric: see `convolve`; the input must not be negative.
+        """
+        super().__init__()
+        self._symmetric = symmetric
+
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        if self._symmetric:
+            return _per_frame(lambda x: tf.nn.max_pool2d(x, 3, 2, "VALID"), _framed(x, 1, 1))
         return _per_frame(lambda x: tf.nn.max_pool2d(x, 3, 2, "SAME"), x)
 
 
-def convolve(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+def convolve(
+    x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int], symmetric: bool = False
+) -> tf.Tensor:
     """`tf.nn.conv3d` with 'SAME' padding.
 
     Args:
       x: float [B, T, H, W, C]; all but C may be unknown.
       kernel: [t, h, w, C, F].
       strides: of t, h, w.
+      symmetric: pad as much above as below and left as right, as PyTorch does. 'SAME' pads one more
+        below and right where a stride of 2 meets an even size.
 
     Returns:
       [B, T / stride, H / stride, W / stride, F], rounded up.
     """
     kernel = tf.convert_to_tensor(kernel)
     taps, height, width, channels = kernel.shape[:4]
+    padding = "SAME"
+    if symmetric and strides[1] > 1:
+        x = _framed(x, (height - 1) // 2, (width - 1) // 2)
+        padding = "VALID"
     if (height, width) == (1, 1) and tuple(strides) == (1, 1, 1):
         return _temporal(x, kernel)
     if taps == 1 and strides[0] == 1:
-        return _spatial(x, kernel, strides)
+        return _spatial(x, kernel, strides, padding)
     if channels < _FEW_CHANNELS:
         length = tf.shape(x)[1]
         missing = tf.maximum(taps - 1 - (length - 1) % strides[0], 0)
         x = _stack_frames(x, range(taps), strides[0], (missing // 2, missing - missing // 2))
         kernel = tf.transpose(kernel, [1, 2, 0, 3, 4])
         kernel = tf.reshape(kernel, [1, height, width, taps * channels, -1])
-        return _spatial(x, kernel, strides)
+        return _spatial(x, kernel, strides, padding)
+    if padding == "VALID":
+        before, after = (taps - 1) // 2, taps // 2  # no stride in time but in the stem
+        x = tf.pad(x, [[0, 0], [before, after], *[[0, 0]] * 3])
+        return tf.nn.conv3d(x, kernel, [1, *strides, 1], padding)
     length = x.shape[1]
     if kernel.dtype == tf.bfloat16 and length is not None and length < taps and strides[0] == 1:
         # TensorFlow's gradient on CPUs has garbage in it where the kernel is longer than the clip.
@@ -65,10 +92,15 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tens
     return tf.nn.conv3d(x, kernel, [1, *strides, 1], "SAME")
 
 
-def _spatial(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+def _spatial(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int], padding: str) -> tf.Tensor:
     """Kernels [1, h, w, C, F]: every frame on its own."""
     kernel = tf.squeeze(kernel, 0)
-    return _per_frame(lambda x: tf.nn.conv2d(x, kernel, [1, *strides[1:], 1], "SAME"), x)
+    return _per_frame(lambda x: tf.nn.conv2d(x, kernel, [1, *strides[1:], 1], padding), x)
+
+
+def _framed(x: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+    """[B, T, H, W, C] with so many rows and columns of zeros on each side."""
+    return tf.pad(x, [[0, 0], [0, 0], [rows, rows], [columns, columns], [0, 0]])
 
 
 def _per_frame(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:

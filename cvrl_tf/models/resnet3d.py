@@ -36,9 +36,15 @@ DEPTHS = {
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, then batch normalisation over all replicas."""
 
-    def __init__(self, filters: int, kernel: Sequence[int], strides: Sequence[int] = (1, 1, 1)):
+    def __init__(
+        self,
+        filters: int,
+        kernel: Sequence[int],
+        strides: Sequence[int] = (1, 1, 1),
+        symmetric: bool = False,
+    ):
         super().__init__()
-        self.conv = Conv(filters, kernel, strides)
+        self.conv = Conv(filters, kernel, strides, symmetric)
         self.norm = BatchNorm(momentum=0.9)
 
     def call(self, x: tf.Tensor, training: bool | None = None, replay: bool = False) -> tf.Tensor:
@@ -54,19 +60,25 @@ class ResidualBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self, filters: int, temporal_kernel: int, stride: int, bottleneck: bool, project: bool
+        self,
+        filters: int,
+        temporal_kernel: int,
+        stride: int,
+        bottleneck: bool,
+        project: bool,
+        symmetric: bool,
     ):
         super().__init__()
         strides = (1, stride, stride)
         if bottleneck:
             self.convs = [
                 ConvNorm(filters, (temporal_kernel, 1, 1)),
-                ConvNorm(filters, (1, 3, 3), strides),
+                ConvNorm(filters, (1, 3, 3), strides, symmetric),
                 ConvNorm(4 * filters, (1, 1, 1)),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, (temporal_kernel, 3, 3), strides),
+                ConvNorm(filters, (temporal_kernel, 3, 3), strides, symmetric),
                 ConvNorm(filters, (temporal_kernel, 3, 3)),
             ]
         out_filters = 4 * filters if bottleneck else filters
@@ -97,6 +109,9 @@ class ResNet3D(keras.Model):
         stem_strides: Sequence[int] = (2, 2, 2),
         stem_pool: bool = True,
         recompute: bool = False,
+        padding: str = "same",
+        pixel_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         """Args:
           depth: a key of `DEPTHS`.
@@ -106,13 +121,19 @@ class ResNet3D(keras.Model):
           stem_pool: whether the max pool follows; small clips do better without.
           recompute: in training, keep only the inputs of the residual blocks for the gradient;
             less memory, more time, same numbers.
+          padding: where there is a spatial stride, "same" as TensorFlow pads, or "symmetric" as
+            PyTorch does; for weights that come from there.
+          pixel_mean, pixel_std: RGB, in [0, 1], by which frames are normalised; the authors'
+            encoder takes them as they are.
 
         Raises:
-          ValueError: unknown depth, or not one temporal kernel a stage.
+          ValueError: unknown depth or padding, or not one temporal kernel a stage.
         """
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"No ResNet of depth {depth}; choose one of {sorted(DEPTHS)}.")
+        if padding not in ("same", "symmetric"):
+            raise ValueError(f"No padding {padding!r}; choose 'same' or 'symmetric'.")
         blocks, bottleneck = DEPTHS[depth]
         if len(temporal_kernels) != len(blocks):
             raise ValueError(
@@ -126,12 +147,17 @@ class ResNet3D(keras.Model):
             "stem_strides": list(stem_strides),
             "stem_pool": stem_pool,
             "recompute": recompute,
+            "padding": padding,
+            "pixel_mean": list(pixel_mean),
+            "pixel_std": list(pixel_std),
         }
+        self._normalisation = tuple(pixel_mean), tuple(pixel_std)
         filters = [round(64 * width * 2**stage) for stage in range(len(blocks))]
         self.feature_dim = filters[-1] * (4 if bottleneck else 1)
 
-        self.stem = ConvNorm(filters[0], stem_kernel, stem_strides)
-        self.pool = FramePool() if stem_pool else None
+        symmetric = padding == "symmetric"
+        self.stem = ConvNorm(filters[0], stem_kernel, stem_strides, symmetric)
+        self.pool = FramePool(symmetric) if stem_pool else None
         self.blocks = []
         for stage, count in enumerate(blocks):
             for block in range(count):
@@ -144,6 +170,7 @@ class ResNet3D(keras.Model):
                         bottleneck=bottleneck,
                         # A basic block of res2 already has the stem's channels.
                         project=first and (bottleneck or stage > 0),
+                        symmetric=symmetric,
                     )
                 )
 
@@ -160,6 +187,9 @@ class ResNet3D(keras.Model):
         Returns:
           float32 [B, feature_dim], globally average-pooled, not normalised.
         """
+        if self._normalisation != ((0, 0, 0), (1, 1, 1)):
+            mean, std = (tf.cast(each, frames.dtype) for each in self._normalisation)
+            frames = (frames - mean) / std
         x = tf.nn.relu(self.stem(frames, training=training))
         if self.pool is not None:
             x = self.pool(x)

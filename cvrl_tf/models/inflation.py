@@ -1,0 +1,252 @@
+"""2-D ResNets inflated into encoders of clips, for the paper's baselines (section 4).
+
+Source: Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017, section 2.4.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from cvrl_tf.models.resnet3d import DEPTHS, ConvNorm, ResNet3D
+
+# Of ImageNet, RGB in [0, 1], by which torchvision, timm and the Garden normalise their images.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+HOW = ("centre", "mean")
+
+# Stage from 1, block from 0, and which of its convolutions, from 1; the shortcut is 0. The stem is
+# (0, 0, 1).
+Where = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A convolution and its normalisation, in two dimensions.
+
+    Attributes:
+      kernel: float32 [h, w, C, F].
+      norm: gamma, beta, mean and variance, float32 [F] each; epsilon is 1e-5.
+    """
+
+    kernel: np.ndarray
+    norm: tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetwork:
+    """A ResNet v1.5 of images and how it sees them; see `ResNet3D` for the last three."""
+
+    depth: int
+    width: float
+    parts: Mapping[Where, Part]
+    padding: str
+    pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
+    """Kernels [h, w, C, F] as [taps, h, w, C, F], whose sum over time they are.
+
+    Args:
+      how: "centre" puts them at the middle of time, with zeros round it: a still video has the
+        features of its frame. "mean" spreads them over time, with which it has not quite the same
+        ones, since zeros lie beyond the ends of a clip.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if how not in HOW:
+        raise ValueError(f"No inflation {how!r}; choose one of {', '.join(HOW)}.")
+    if how == "mean":
+        return np.repeat(kernel[np.newaxis] / taps, taps, axis=0)
+    # A stride of 2 shifts 'same' padding: an even number of frames has one zero less before it, so
+    # every place still sees a frame at the middle.
+    inflated = np.zeros([taps, *kernel.shape], kernel.dtype)
+    inflated[taps // 2] = kernel
+    return inflated
+
+
+def parts_of(encoder: ResNet3D) -> Iterator[tuple[Where, ConvNorm]]:
+    """The convolutions of an encoder and where they are."""
+    yield (0, 0, 1), encoder.stem
+    places = [
+        (stage, block)
+        for stage, count in enumerate(DEPTHS[encoder.get_config()["depth"]][0], start=1)
+        for block in range(count)
+    ]
+    for (stage, number), block in zip(places, encoder.blocks, strict=True):
+        for index, part in enumerate(block.convs, start=1):
+            yield (stage, number, index), part
+        if block.shortcut is not None:
+            yield (stage, number, 0), block.shortcut
+
+
+def inflate(network: ImageNetwork, how: str) -> ResNet3D:
+    """The encoder of the paper with the kernels of a network of images.
+
+    Args:
+      how: see `inflated_kernel`.
+
+    Raises:
+      ValueError: a tensor is missing or of another shape; lists them.
+    """
+    encoder = ResNet3D(
+        network.depth,
+        network.width,
+        padding=network.padding,
+        pixel_mean=network.pixel_mean,
+        pixel_std=network.pixel_std,
+    )
+    encoder.build()
+    wanted = dict(parts_of(encoder))
+    problems = [f"no {where}" for where in wanted.keys() - network.parts.keys()]
+    problems += [f"unknown {where}" for where in network.parts.keys() - wanted.keys()]
+    for where in wanted.keys() & network.parts.keys():
+        kernel, shape = network.parts[where].kernel, tuple(wanted[where].conv.kernel.shape[1:])
+        if kernel.shape != shape:
+            problems.append(f"{where} is {kernel.shape}, not {shape}")
+    if problems:
+        raise ValueError(
+            f"No ResNet-{network.depth} of width {network.width:g}; (stage, block, convolution): "
+            + "; ".join(sorted(problems)[:10])
+        )
+    for where, target in wanted.items():
+        part = network.parts[where]
+        taps = target.conv.kernel.shape[0]
+        target.conv.kernel.assign(inflated_kernel(part.kernel, taps, how))
+        norm = target.norm
+        variables = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        for variable, value in zip(variables, part.norm, strict=True):
+            variable.assign(value)
+    return encoder
+
+
+def from_torch(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
+    """Of torchvision's or timm's ResNet-18 to 152, which have the stride on the 3x3 (v1.5).
+
+    Args:
+      tensors: by the names of its `state_dict`; `fc` is left out.
+
+    Raises:
+      ValueError: another network, such as one of ResNet v1; or a tensor is missing or unknown.
+    """
+    _refuse_v1(tensors)
+    left = {name for name in tensors if not re.match(r"fc\.|.*num_batches_tracked$", name)}
+
+    def take(name: str) -> np.ndarray:
+        if name not in tensors:
+            raise ValueError(
+                f"Tensor {name!r} is missing; is this a ResNet of torchvision or timm?"
+            )
+        left.discard(name)
+        return np.asarray(tensors[name], np.float32)
+
+    def part(conv: str, norm: str) -> Part:
+        statistics = ("weight", "bias", "running_mean", "running_var")
+        kernel = take(f"{conv}.weight").transpose(2, 3, 1, 0)
+        return Part(kernel, tuple(take(f"{norm}.{name}") for name in statistics))
+
+    parts = {(0, 0, 1): part("conv1", "bn1")}
+    blocks = sorted(
+        {(int(s), int(b)) for s, b in re.findall(r"layer(\d)\.(\d+)\.conv1\.", "\n".join(tensors))}
+    )
+    is_bottleneck = "layer1.0.conv3.weight" in tensors
+    for stage, number in blocks:
+        prefix = f"layer{stage}.{number}"
+        for index in range(1, 4 if is_bottleneck else 3):
+            parts[stage, number, index] = part(f"{prefix}.conv{index}", f"{prefix}.bn{index}")
+        if f"{prefix}.downsample.0.weight" in tensors:
+            shortcut = part(f"{prefix}.downsample.0", f"{prefix}.downsample.1")
+            parts[stage, number, 0] = shortcut
+    if left:
+        raise ValueError(f"Tensors that no plain ResNet has: {', '.join(sorted(left)[:5])}.")
+    depth = _depth(blocks, is_bottleneck)
+    return ImageNetwork(depth, 1, parts, "symmetric", IMAGENET_MEAN, IMAGENET_STD)
+
+
+def from_garden(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
+    """Of the Model Garden's ResNet-50, 101 or 152 (v1.5), with a batch normalisation of 1e-5.
+
+    Args:
+      tensors: of `tf.train.Checkpoint(backbone=...)`, by the names in it.
+
+    Raises:
+      ValueError: as `from_torch`.
+    """
+    _refuse_v1(tensors)
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for name, value in tensors.items():
+        found = re.match(r"backbone/layer_with_weights-(\d+)/(.+?)(/\.ATTRIBUTES.*)?$", name)
+        if found:
+            layers.setdefault(int(found[1]), {})[found[2]] = value
+
+    def part(number: int, conv: str, norm: int | str) -> Part:
+        prefix = norm if isinstance(norm, str) else f"_norm{norm}/"
+        source = layers[number + 1] if norm == "" else layers[number]
+        names = ("gamma", "beta", "moving_mean", "moving_variance")
+        try:
+            kernel = layers[number][f"{conv}kernel"]
+            return Part(kernel, tuple(source[f"{prefix}{name}"] for name in names))
+        except KeyError as error:
+            name = f"backbone/layer_with_weights-{number}/{error.args[0]}"
+            raise ValueError(f"Tensor {name!r} is missing; is this a ResNet-50?") from None
+
+    if not {0, 1, 2} <= layers.keys():
+        raise ValueError("No tensors backbone/layer_with_weights-N: not of the Garden's ResNet.")
+    parts = {(0, 0, 1): part(0, "", "")}
+    blocks: list[tuple[int, int]] = []
+    for number in range(2, max(layers) + 1):
+        begins = "_shortcut/kernel" in layers.get(number, {})
+        stage, block = (blocks[-1][0] + begins, blocks[-1][1] + 1) if blocks else (1, 0)
+        blocks.append((stage, 0 if begins else block))
+        for index in (1, 2, 3):
+            parts[*blocks[-1], index] = part(number, f"_conv{index}/", index)
+        if begins:
+            parts[*blocks[-1], 0] = part(number, "_shortcut/", 0)
+    return ImageNetwork(_depth(blocks, True), 1, parts, "same", IMAGENET_MEAN, IMAGENET_STD)
+
+
+def from_encoder(encoder: ResNet3D) -> ImageNetwork:
+    """Of our own encoder of single frames, whose temporal kernels are 1.
+
+    Raises:
+      ValueError: it has others.
+    """
+    parts = {}
+    for where, part in parts_of(encoder):
+        taps, *_ = part.conv.kernel.shape
+        if taps != 1:
+            raise ValueError(f"Convolution {where} sees {taps} frames: not an encoder of frames.")
+        norm = part.norm
+        values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        parts[where] = Part(part.conv.kernel.numpy()[0], tuple(v.numpy() for v in values))
+    config = encoder.get_config()
+    names = ("depth", "width", "padding", "pixel_mean", "pixel_std")
+    depth, width, padding, mean, std = (config[name] for name in names)
+    return ImageNetwork(depth, width, parts, padding, tuple(mean), tuple(std))
+
+
+def _depth(blocks: list[tuple[int, int]], is_bottleneck: bool) -> int:
+    counts = tuple(sum(stage == each for stage, _ in blocks) for each in (1, 2, 3, 4))
+    for depth, known in DEPTHS.items():
+        if known == (counts, is_bottleneck):
+            return depth
+    raise ValueError(f"{counts} blocks in the four stages: no ResNet of depth {sorted(DEPTHS)}.")
+
+
+def _refuse_v1(tensors: Mapping[str, np.ndarray]) -> None:
+    """Weights don't tell the stride, but names tell whose they are.
+
+    Keras's applications (`conv2_block1_1_conv`) and Caffe's, with Detectron's (`res2.0.conv1`,
+    `res2_0_branch2a`), are of the first version.
+    """
+    pattern = r"conv\d_block\d+_1_conv|res\d[._]\d+[._](conv1|branch2a)|res\d[a-z]\d*_branch2a"
+    for name in tensors:
+        if re.search(pattern, name):
+            raise ValueError(
+                f"Tensor {name!r} is of a ResNet v1, whose stride is on the first 1x1 convolution; "
+                "ours is on the 3x3 (v1.5). The weights would fit and the features be wrong. Take "
+                "torchvision's or timm's resnet50."
+            )

@@ -1,0 +1,56 @@
+"""Makes an encoder of clips of one of images: the baselines ImageNet and SimCLR, inflated.
+
+    inflate.py --source=resnet50.safetensors --output=runs/imagenet     (torchvision or timm)
+    inflate.py --source=resnet50/ckpt-123 --output=runs/imagenet        (the Model Garden)
+    inflate.py --source=runs/simclr --output=runs/simclr_inflated       (gin/baselines/simclr.gin)
+
+The output is like the folder of a run, for CHECKPOINT of the recipes. The layout of the source
+tells what it is; it must be a ResNet v1.5, with the stride on the 3x3 convolutions.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from cvrl_tf import commands
+
+_SOURCE = flags.DEFINE_string("source", None, "Weights of a ResNet of images.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist.", required=True)
+_HOW = flags.DEFINE_enum(
+    "how", "centre", ["centre", "mean"], "All of a kernel at the middle of time, or spread over it."
+)
+_CLIP = (16, 224, 224, 3)  # of the paper's recipes, which the encoder is for
+
+
+def main(argv: list[str]) -> None:
+    commands.start(argv)
+    # Not needed for --help, and they bring TensorFlow.
+    import tensorflow as tf
+
+    from cvrl_tf import checkpoints
+    from cvrl_tf.models import inflation
+
+    source, output = Path(_SOURCE.value), Path(_OUTPUT.value)
+    if output.exists():
+        sys.exit(f"{str(output)!r} is there already: remove it, or choose another --output.")
+    with commands.explained():
+        if source.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            network = inflation.from_torch(load_file(source))
+        else:
+            prefix = checkpoints.resolve(source)
+            if (Path(prefix).parent.parent / checkpoints.ENCODER_FILE).exists():
+                network = inflation.from_encoder(checkpoints.load_encoder(source)[0])
+            else:
+                reader = tf.train.load_checkpoint(prefix)
+                names = reader.get_variable_to_shape_map()
+                network = inflation.from_garden({n: reader.get_tensor(n) for n in names})
+        encoder = inflation.inflate(network, _HOW.value)
+    written = checkpoints.save_as_run(encoder, _CLIP, output)
+    print(f"Inflated all {len(encoder.variables)} tensors of R3D-{network.depth} into {written}.")
+
+
+if __name__ == "__main__":
+    app.run(main)
