@@ -5,20 +5,16 @@ Source: Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017, section 
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from cvrl_tf.models.resnet3d import DEPTHS, ConvNorm, ResNet3D
+from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D, Where, parts_of
 
 # Of ImageNet, RGB in [0, 1], by which torchvision, timm and the Garden normalise their images.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 HOW = ("centre", "mean")
-
-# Stage from 1, block from 0, and which of its convolutions, from 1; the shortcut is 0. The stem is
-# (0, 0, 1).
-Where = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +62,6 @@ def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
     inflated = np.zeros([taps, *kernel.shape], kernel.dtype)
     inflated[taps // 2] = kernel
     return inflated
-
-
-def parts_of(encoder: ResNet3D) -> Iterator[tuple[Where, ConvNorm]]:
-    """The convolutions of an encoder and where they are."""
-    yield (0, 0, 1), encoder.stem
-    places = [
-        (stage, block)
-        for stage, count in enumerate(DEPTHS[encoder.get_config()["depth"]][0], start=1)
-        for block in range(count)
-    ]
-    for (stage, number), block in zip(places, encoder.blocks, strict=True):
-        for index, part in enumerate(block.convs, start=1):
-            yield (stage, number, index), part
-        if block.shortcut is not None:
-            yield (stage, number, 0), block.shortcut
 
 
 def inflate(network: ImageNetwork, how: str) -> ResNet3D:

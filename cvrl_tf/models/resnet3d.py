@@ -12,7 +12,7 @@ The paper's R3D-50 takes clips [B, 16, 224, 224, 3] with pixels in [0, 1]:
     global average pool
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -206,3 +206,23 @@ class ResNet3D(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet3D":
         return cls(**config)
+
+
+# Stage from 1, block from 0, and which of its convolutions, from 1; the shortcut is 0. The stem is
+# (0, 0, 1).
+Where = tuple[int, int, int]
+
+
+def parts_of(encoder: ResNet3D) -> Iterator[tuple[Where, ConvNorm]]:
+    """The convolutions of an encoder and where they are."""
+    yield (0, 0, 1), encoder.stem
+    places = [
+        (stage, block)
+        for stage, count in enumerate(DEPTHS[encoder.get_config()["depth"]][0], start=1)
+        for block in range(count)
+    ]
+    for (stage, number), block in zip(places, encoder.blocks, strict=True):
+        for index, part in enumerate(block.convs, start=1):
+            yield (stage, number, index), part
+        if block.shortcut is not None:
+            yield (stage, number, 0), block.shortcut

@@ -1,11 +1,14 @@
 """Classification on an encoder: linear evaluation (section 4.1), fine-tuning, supervision."""
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.losses.weight_decay import l2_of_kernels
+from cvrl_tf.models.resnet3d import parts_of
 from cvrl_tf.tasks.task import Task
 
 
@@ -21,6 +24,8 @@ class Classifier(Task):
         normalize_features: bool = False,
         dropout: float = 0.0,
         weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        layer_decay: float = 1.0,
     ) -> None:
         """Args:
         encoder: frames [N, T, H, W, 3] to features [N, D].
@@ -30,6 +35,11 @@ class Classifier(Task):
         normalize_features: to unit length before the linear layer, as the authors' probe does.
         dropout: rate, before the linear layer.
         weight_decay: factor of the L2 loss on the kernels that are trained.
+        label_smoothing: share of the label that goes to all classes alike (Szegedy et al.,
+          "Rethinking the Inception Architecture", 2016, section 7). The logged loss has it too.
+        layer_decay: the learning rate of the encoder's last stage is so many times that of the
+          linear layer, that of the stage before so many times that, down to the stem. SGD only,
+          with or without momentum.
         """
         super().__init__(["top1", "top5"])
         self.encoder = encoder
@@ -39,9 +49,15 @@ class Classifier(Task):
         self._normalize_features = normalize_features
         self._dropout = keras.layers.Dropout(dropout)
         self._weight_decay = weight_decay
+        self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
         encoder.trainable = not freeze_encoder
         encoder.build((None, None, None, None, 3))
         self.classifier.build((None, encoder.feature_dim))
+        self._stages = {
+            variable.ref(): stage
+            for (stage, _, _), part in parts_of(encoder)
+            for variable in part.trainable_variables
+        }
         self.built = True
 
     @property
@@ -62,11 +78,39 @@ class Classifier(Task):
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's part of the loss, and its metrics; see `ContrastiveLearner`."""
         logits = self(self.augment(batch["frames"], batch["seeds"]), training=training)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
+        losses = keras.losses.categorical_crossentropy(
+            tf.one_hot(batch["label"], logits.shape[-1]),
+            logits,
+            from_logits=True,
+            label_smoothing=self._label_smoothing,
+        )
         decay = self._weight_decay * l2_of_kernels(self.trainable_variables)
         loss = tf.reduce_mean(losses)
         metrics = {"loss": loss, "weight_decay": decay, **_in_top(batch["label"], logits)}
         return (loss + decay) / distribution.num_replicas(), metrics
+
+    def compile(self, optimizer: keras.optimizers.Optimizer, **kwargs: Any) -> None:
+        """As Keras's.
+
+        Raises:
+          ValueError: `layer_decay` with another optimiser, whose steps don't grow with gradients.
+        """
+        if self._layer_decay != 1 and not isinstance(optimizer, keras.optimizers.SGD):
+            raise ValueError(
+                f"layer_decay={self._layer_decay} needs SGD, not {type(optimizer).__name__}."
+            )
+        super().compile(optimizer, **kwargs)
+
+    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list, dict]:
+        objective, gradients, metrics = super().gradients(batch)
+        if self._layer_decay != 1:
+            # In SGD, the gradient's factor is the learning rate's.
+            last = 1 + max(self._stages.values(), default=0)
+            gradients = [
+                gradient * self._layer_decay ** (last - self._stages.get(variable.ref(), last))
+                for variable, gradient in zip(self.trainable_variables, gradients, strict=True)
+            ]
+        return objective, gradients, metrics
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Multi-view testing: the mean of the softmaxes of a video's V views (section 4.1)."""

@@ -90,3 +90,44 @@ def test_multi_view_test_is_the_mean_of_softmaxes_and_counts_weights(batch: dict
     np.testing.assert_allclose(results["top5"], np.mean(rank < 5), rtol=1e-6)
     loss = -np.log(mean[np.arange(6), labels])[:4].mean()
     np.testing.assert_allclose(results["loss"], loss, rtol=1e-4)
+
+
+def test_label_smoothing_is_the_cross_entropy_with_softened_labels(batch: dict) -> None:
+    model = classifier(freeze_encoder=True, label_smoothing=0.2)
+    _, metrics = model.compute_losses(batch, training=False)
+    frames = tf.cast(batch["frames"][:, 0], tf.float32) / 255
+    logits = model(frames, training=False).numpy().astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    target = 0.8 * np.eye(7)[np.array(batch["label"])] + 0.2 / 7
+    expected = -np.mean(np.sum(target * log_p, axis=1))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_layer_decay_slows_each_stage_down(batch: dict) -> None:
+    """A step, against the plain one times a factor a stage."""
+    decay = 0.5
+    moved = []
+    for layer_decay in (1.0, decay):
+        model = classifier(freeze_encoder=False, layer_decay=layer_decay)
+        model.compile(keras.optimizers.SGD(0.1))
+        before = [v.numpy() for v in model.trainable_variables]
+        model.train_step(batch)
+        pairs = zip(model.trainable_variables, before, strict=True)
+        moved.append([v.numpy() - value for v, value in pairs])
+    encoder = model.encoder
+    stages = {id(v): 0 for v in encoder.stem.trainable_variables}
+    stages |= {
+        id(v): stage
+        for stage, block in enumerate(encoder.blocks, start=1)  # one a stage in R3D-10
+        for v in block.trainable_variables
+    }
+    assert len(stages) == len(encoder.trainable_variables)
+    for variable, plain, slowed in zip(model.trainable_variables, *moved, strict=True):
+        factor = decay ** (5 - stages.get(id(variable), 5))
+        np.testing.assert_allclose(slowed, factor * plain, rtol=1e-3, atol=1e-6)
+        assert np.abs(plain).max() > 1e-5
+
+
+def test_layer_decay_needs_sgd() -> None:
+    with pytest.raises(ValueError, match=r"layer_decay=0.5 needs SGD, not Adam"):
+        classifier(freeze_encoder=False, layer_decay=0.5).compile(keras.optimizers.Adam())
