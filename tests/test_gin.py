@@ -148,14 +148,19 @@ def test_precision_and_recomputation_go_behind_a_recipe(
 
 def test_pixels_of_inflated_networks(parameters: list[str]) -> None:
     """What the recipes say is what the inflated networks were built with."""
-    for name, padding in (("torch", "symmetric"), ("garden", "same")):
+    for name, padding in (
+        ("torch", "symmetric"),
+        ("garden", "same"),
+        ("simclr", "symmetric_convs"),
+    ):
         gin.clear_config()
         recipes = ["gin/demo/pretrain.gin", f"gin/common/pixels_{name}.gin"]
         gin.parse_config_files_and_bindings(recipes, parameters)
         config = gin.get_configurable(ResNet3D)().get_config()
         assert config["padding"] == padding
-        assert config["pixel_mean"] == list(inflation.IMAGENET_MEAN)
-        assert config["pixel_std"] == list(inflation.IMAGENET_STD)
+        normalised = name != "simclr"
+        assert config["pixel_mean"] == list(inflation.IMAGENET_MEAN if normalised else (0, 0, 0))
+        assert config["pixel_std"] == list(inflation.IMAGENET_STD if normalised else (1, 1, 1))
 
 
 def test_the_host_makes_the_same_pixels(

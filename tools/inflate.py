@@ -2,7 +2,8 @@
 
     inflate.py --source=resnet50.safetensors --output=runs/imagenet     (torchvision or timm)
     inflate.py --source=resnet50/ckpt-123 --output=runs/imagenet        (the Model Garden)
-    inflate.py --source=runs/simclr --output=runs/simclr_inflated       (gin/baselines/simclr.gin)
+    inflate.py --source=simclr_r50/ckpt-250228 --output=runs/simclr     (SimCLR's TensorFlow 2 code)
+    inflate.py --source=runs/simclr --output=runs/inflated              (gin/baselines/simclr.gin)
 
 The output is like the folder of a run, for CHECKPOINT of the recipes. The layout of the source
 tells what it is; it must be a ResNet v1.5, with the stride on the 3x3 convolutions.
@@ -46,7 +47,9 @@ def main(argv: list[str]) -> None:
             else:
                 reader = tf.train.load_checkpoint(prefix)
                 names = reader.get_variable_to_shape_map()
-                network = inflation.from_garden({n: reader.get_tensor(n) for n in names})
+                is_simclr = any(name.startswith("model/resnet_model/") for name in names)
+                read = inflation.from_simclr if is_simclr else inflation.from_garden
+                network = read({name: reader.get_tensor(name) for name in names})
         encoder = inflation.inflate(network, _HOW.value)
     written = checkpoints.save_as_run(encoder, _CLIP, output)
     print(f"Inflated all {len(encoder.variables)} tensors of R3D-{network.depth} into {written}.")

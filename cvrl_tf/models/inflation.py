@@ -189,6 +189,54 @@ def from_garden(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
     return ImageNetwork(_depth(blocks, True), 1, parts, "same", IMAGENET_MEAN, IMAGENET_STD)
 
 
+def from_simclr(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
+    """Of SimCLR's TensorFlow 2 code: ResNet-50, 101 or 152 (v1.5) of any width, without SK or SE.
+
+    Source of the layout: google-research/simclr, tf2/resnet.py. Its images are in [0, 1].
+
+    Args:
+      tensors: of its `tf.train.Checkpoint(model=...)`, by the names in it.
+
+    Raises:
+      ValueError: as `from_torch`.
+    """
+    root = "model/resnet_model/"
+    found = {
+        name.removeprefix(root).removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): value
+        for name, value in tensors.items()
+        if name.startswith(root) and "/.OPTIMIZER_SLOT/" not in name
+    }
+    left = set(found)
+
+    def take(name: str) -> np.ndarray:
+        if name not in found:
+            raise ValueError(f"Tensor {root + name!r} is missing; is this SimCLR's ResNet-50?")
+        left.discard(name)
+        return found[name]
+
+    def part(layers: str, conv: int, norm: int) -> Part:
+        names = ("gamma", "beta", "moving_mean", "moving_variance")
+        kernel = take(f"{layers}/{conv}/conv2d/kernel")
+        return Part(kernel, tuple(take(f"{layers}/{norm}/bn/{name}") for name in names))
+
+    # Between them stand layers without weights.
+    parts = {(0, 0, 1): part("initial_conv_relu_max_pool", 0, 2)}
+    pattern = r"block_groups/(\d)/layers/(\d+)/"
+    blocks = sorted({(int(g) + 1, int(b)) for g, b in re.findall(pattern, "\n".join(found))})
+    for stage, number in blocks:
+        prefix = f"block_groups/{stage - 1}/layers/{number}"
+        for index in (1, 2, 3):
+            first = 3 * (index - 1)
+            layers = f"{prefix}/conv_relu_dropblock_layers"
+            parts[stage, number, index] = part(layers, first, first + 1)
+        if number == 0:
+            parts[stage, number, 0] = part(f"{prefix}/projection_layers", 0, 1)
+    if left:
+        raise ValueError(f"Tensors that no plain ResNet has: {', '.join(sorted(left)[:5])}.")
+    width = parts[0, 0, 1].kernel.shape[-1] / 64
+    return ImageNetwork(_depth(blocks, True), width, parts, "symmetric_convs")
+
+
 def from_encoder(encoder: ResNet3D) -> ImageNetwork:
     """Of our own encoder of single frames, whose temporal kernels are 1.
 

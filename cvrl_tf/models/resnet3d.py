@@ -32,6 +32,8 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 
+PADDINGS = ("same", "symmetric", "symmetric_convs")
+
 
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, then batch normalisation over all replicas."""
@@ -122,7 +124,8 @@ class ResNet3D(keras.Model):
           recompute: in training, keep only the inputs of the residual blocks for the gradient;
             less memory, more time, same numbers.
           padding: where there is a spatial stride, "same" as TensorFlow pads, or "symmetric" as
-            PyTorch does; for weights that come from there.
+            PyTorch does, or "symmetric_convs", with the pool as TensorFlow's, as SimCLR's code
+            does; for weights that come from there.
           pixel_mean, pixel_std: RGB, in [0, 1], by which frames are normalised; the authors'
             encoder takes them as they are.
 
@@ -132,8 +135,8 @@ class ResNet3D(keras.Model):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"No ResNet of depth {depth}; choose one of {sorted(DEPTHS)}.")
-        if padding not in ("same", "symmetric"):
-            raise ValueError(f"No padding {padding!r}; choose 'same' or 'symmetric'.")
+        if padding not in PADDINGS:
+            raise ValueError(f"No padding {padding!r}; choose one of {', '.join(PADDINGS)}.")
         blocks, bottleneck = DEPTHS[depth]
         if len(temporal_kernels) != len(blocks):
             raise ValueError(
@@ -155,9 +158,9 @@ class ResNet3D(keras.Model):
         filters = [round(64 * width * 2**stage) for stage in range(len(blocks))]
         self.feature_dim = filters[-1] * (4 if bottleneck else 1)
 
-        symmetric = padding == "symmetric"
+        symmetric = padding != "same"
         self.stem = ConvNorm(filters[0], stem_kernel, stem_strides, symmetric)
-        self.pool = FramePool(symmetric) if stem_pool else None
+        self.pool = FramePool(padding == "symmetric") if stem_pool else None
         self.blocks = []
         for stage, count in enumerate(blocks):
             for block in range(count):

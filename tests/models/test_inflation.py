@@ -62,8 +62,13 @@ def torch_weights(depth: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def torch_features(tensors: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """torchvision's ResNet in float64; its padding of k // 2 on each side, its epsilon of 1e-5."""
+def torch_features(
+    tensors: dict[str, np.ndarray], x: np.ndarray, is_simclr: bool = False
+) -> np.ndarray:
+    """torchvision's ResNet in float64; its padding of k // 2 on each side, its epsilon of 1e-5.
+
+    SimCLR's differs in the padding of the pool.
+    """
 
     def conv_norm(x: tf.Tensor, conv: str, norm: str, stride: int) -> tf.Tensor:
         kernel = tensors[f"{conv}.weight"].astype(np.float64).transpose(2, 3, 1, 0)
@@ -74,8 +79,9 @@ def torch_features(tensors: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         return (x - mean) / np.sqrt(variance.astype(np.float64) + 1e-5) * gamma + beta
 
     x = tf.nn.relu(conv_norm(tf.constant(x, tf.float64), "conv1", "bn1", 2))
-    lowest = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-np.inf)
-    x = tf.nn.max_pool2d(lowest, 3, 2, "VALID")
+    if not is_simclr:
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-np.inf)
+    x = tf.nn.max_pool2d(x, 3, 2, "SAME" if is_simclr else "VALID")
     for stage in (1, 2, 3, 4):
         block = 0
         while f"layer{stage}.{block}.conv1.weight" in tensors:
@@ -119,6 +125,54 @@ def test_the_gardens(tmp_path: Path) -> None:
     encoder = inflation.inflate(inflation.from_garden(tensors), "centre")
     expected = tf.reduce_mean(garden(NORMALISED, training=False)["5"], axis=[1, 2]).numpy()
     assert_same(encoder(STILL, training=False), expected)
+
+
+def simclr_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """torchvision's bottlenecks under the names of google-research/simclr, tf2/resnet.py."""
+    norm = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean"}
+    norm["running_var"] = "moving_variance"
+    places = {"conv1": (0, "conv2d"), "bn1": (1, "bn"), "conv2": (3, "conv2d"), "bn2": (4, "bn")}
+    places |= {"conv3": (6, "conv2d"), "bn3": (7, "bn")}
+    renamed = {}
+    for name, value in tensors.items():
+        *where, part, leaf = name.split(".")
+        if leaf == "num_batches_tracked" or part == "fc":
+            continue
+        if where and where[-1] == "downsample":
+            *where, _ = where
+            folder = f"projection_layers/{part}/" + ("conv2d" if part == "0" else "bn")
+            is_kernel = part == "0"
+        else:
+            number, layer = places[part]
+            folder = f"conv_relu_dropblock_layers/{number}/{layer}"
+            is_kernel = layer == "conv2d"
+        if where:
+            folder = f"block_groups/{int(where[0][-1]) - 1}/layers/{where[1]}/{folder}"
+        else:
+            folder = f"initial_conv_relu_max_pool/{0 if is_kernel else 2}/" + folder.split("/")[-1]
+        leaf = "kernel" if is_kernel else norm[leaf]
+        value = value.transpose(2, 3, 1, 0) if is_kernel else value
+        renamed[f"model/resnet_model/{folder}/{leaf}/.ATTRIBUTES/VARIABLE_VALUE"] = value
+    return renamed
+
+
+def test_simclr() -> None:
+    tensors = torch_weights(50)
+    named = simclr_names(tensors)
+    assert len(named) == 265
+    for name in (
+        "initial_conv_relu_max_pool/2/bn/gamma",
+        "block_groups/3/layers/0/projection_layers/0/conv2d/kernel",
+        "block_groups/2/layers/5/conv_relu_dropblock_layers/6/conv2d/kernel",
+    ):
+        assert f"model/resnet_model/{name}/.ATTRIBUTES/VARIABLE_VALUE" in named
+    head = {"model/_projection_head/linear_layers/0/dense/kernel": np.zeros(3)}
+    encoder = inflation.inflate(inflation.from_simclr({**named, **head}), "centre")
+    assert encoder.get_config()["width"] == 1
+    assert_same(encoder(STILL, training=False), torch_features(tensors, IMAGE, is_simclr=True))
+    selective = {"model/resnet_model/block_groups/0/layers/0/se_layer/se_reduce/bias": np.zeros(3)}
+    with pytest.raises(ValueError, match="no plain ResNet has: block_groups/0/layers/0/se_layer"):
+        inflation.from_simclr({**named, **selective})
 
 
 def encoder_of_frames() -> ResNet3D:

@@ -70,7 +70,7 @@ def shown(folder: Path) -> list[tuple]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("half", [0, 1])
 def test_killed_runs_end_in_the_undisturbed_weights(
     half: int, noise_records: Path, tmp_path: Path, child_environment: dict
