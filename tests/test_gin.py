@@ -78,7 +78,7 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
     if recipe.parts[1] in ("pretrain", "ablation"):
         assert run.model.encoder.count_params() == 31_725_248
         assert run.model.head.output_layer.units == 128
-    elif recipe.parts[1] == "baselines":
+    elif recipe.name == "simclr.gin":
         assert run.model.encoder.stem.conv.kernel.shape[0] == 1  # a network of images
     elif recipe.parts[1] != "demo":
         assert run.model.classifier.units == 400
@@ -144,6 +144,15 @@ def test_precision_and_recomputation_go_behind_a_recipe(
     assert model.encoder.compute_dtype == model.head.compute_dtype == compute
     assert model.encoder.get_config()["recompute"] == (name == "recompute")
     keras.mixed_precision.set_global_policy("float32")
+
+
+def test_fine_tuning_from_scratch(parameters: list[str], tmp_path: Path) -> None:
+    """The supervised baseline on little data."""
+    gin.parse_config_files_and_bindings(
+        ["gin/semi/k400_1pct.gin"],
+        [*parameters, "CHECKPOINT=None", "resnet3d.ResNet3D.depth=10"],
+    )
+    assert gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").step == 0
 
 
 def test_pixels_of_inflated_networks(parameters: list[str]) -> None:
