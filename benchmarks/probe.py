@@ -20,7 +20,7 @@ import tf_keras as keras
 from cvrl_tf import distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
-from cvrl_tf.evaluation.features import FeatureStore, calibrate
+from cvrl_tf.evaluation.features import FeatureStore, calibrate, fingerprint
 from cvrl_tf.evaluation.probe import linear_probe
 from cvrl_tf.evaluation.reports import read_metrics
 from cvrl_tf.models.resnet3d import ResNet3D
@@ -94,7 +94,11 @@ def re_encoded(records: Path, folder: Path) -> float:
 def cached(records: Path, folder: Path, *sweep: tuple[float, ...]) -> float:
     """Top-1 of the probe on features that are computed here, by the same settings or a sweep."""
     store, model = FeatureStore(folder), encoder(records)
-    train, test = (store.get("r3d18", model, views_of(records, s), 16) for s in ("train", "test"))
+    made_of = fingerprint(model)
+    train, test = (
+        store.get("r3d18", made_of, lambda: model, views_of(records, s), 16)
+        for s in ("train", "test")
+    )
     probed = linear_probe(
         (train.views, train.labels),
         test.views,

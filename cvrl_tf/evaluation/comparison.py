@@ -1,7 +1,8 @@
 """An encoder beside those that nobody should be fooled by, by every measure of frozen features."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tf_keras as keras
 from cvrl_tf import checkpoints
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation import metrics, neighbours
-from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate
+from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate, fingerprint
 from cvrl_tf.evaluation.probe import linear_probe
 
 
@@ -67,13 +68,23 @@ class Comparison:
           num_classes; protocol, how the figures came about; encoders, by name and measure.
         """
         store = FeatureStore(cache)
-        encoders = {
-            "trained": self._measured("trained", self._trained, store),
-            "random": self._measured("random", self._random, store),
+        random = fingerprint(self._random)
+
+        @functools.cache
+        def calibrated() -> keras.Model:
+            calibrate(self._random, self.train_data, self.batch)  # after the last use without
+            return self._random
+
+        made: dict[str, tuple[str, Callable[[], Encoder]]] = {
+            "trained": (fingerprint(self._trained), lambda: self._trained),
+            "random": (random, lambda: self._random),
+            "random_calibrated": (f"{random} calibrated on {self.train_data.facts}", calibrated),
+            "mean_colour": ("the mean", lambda: mean_colour),
         }
-        calibrate(self._random, self.train_data, self.batch)
-        encoders["random_calibrated"] = self._measured("random_calibrated", self._random, store)
-        encoders["mean_colour"] = self._measured("mean_colour", mean_colour, store)
+        encoders = {
+            name: self._measured(name, made_of, encoder, store)
+            for name, (made_of, encoder) in made.items()
+        }
         protocol = {
             "features": f"cached, {self.copies} pass(es) over the training data",
             "checkpoint": checkpoints.resolve(self.checkpoint),
@@ -82,9 +93,11 @@ class Comparison:
         }
         return {"num_classes": self.num_classes, "protocol": protocol, "encoders": encoders}
 
-    def _measured(self, name: str, encoder: Encoder, store: FeatureStore) -> dict[str, Any]:
-        train = store.get(name, encoder, self.train_data, self.batch, self.copies)
-        test = store.get(name, encoder, self.test_data, self.batch)
+    def _measured(
+        self, name: str, made_of: str, encoder: Callable[[], Encoder], store: FeatureStore
+    ) -> dict[str, Any]:
+        train = store.get(name, made_of, encoder, self.train_data, self.batch, self.copies)
+        test = store.get(name, made_of, encoder, self.test_data, self.batch)
         probed = linear_probe(
             (train.views, train.labels),
             test.views,

@@ -83,14 +83,22 @@ class FeatureStore:
         self.folder = Path(folder)
 
     def get(
-        self, name: str, encoder: Encoder, data: Pipeline, batch: int, copies: int = 1
+        self,
+        name: str,
+        made_of: str,
+        encoder: Callable[[], Encoder],
+        data: Pipeline,
+        batch: int,
+        copies: int = 1,
     ) -> Features:
-        """As `extract`, or what it gave before for the same weights, data and views.
+        """As `extract`, or what it gave before for the same encoder, data and views.
 
-        Args: as `extract`, and
+        Args: as `extract`, but
           name: of the encoder, for the file's.
+          made_of: what determines the encoder, such as its `fingerprint`.
+          encoder: asked for if the features are not there.
         """
-        facts = {"encoder": _fingerprint(encoder), "copies": copies, **data.facts}
+        facts = {"encoder": made_of, "copies": copies, **data.facts}
         text = json.dumps(facts, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         path = self.folder / f"{name}-{data.facts['split']}-{digest}.npz"
@@ -98,7 +106,7 @@ class FeatureStore:
             with np.load(path) as stored:
                 return Features(stored["views"], stored["labels"])
         print(f"Features of {data.facts['split']!r}: {name}", flush=True)
-        features = extract(encoder, data, batch, copies)
+        features = extract(encoder(), data, batch, copies)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
             np.savez(part, views=features.views, labels=features.labels, facts=text)
@@ -106,10 +114,8 @@ class FeatureStore:
         return features
 
 
-def _fingerprint(encoder: Encoder) -> str:
-    """Of architecture and weights; of a plain function, its name."""
-    if not isinstance(encoder, keras.Model):
-        return str(getattr(encoder, "__name__", encoder))
+def fingerprint(encoder: keras.Model) -> str:
+    """A digest of architecture and weights."""
     digest = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True).encode())
     for weight in encoder.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())

@@ -28,7 +28,9 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_measures(run: Path, noise_records: Path, tmp_path: Path) -> None:
+def test_measures(
+    run: Path, noise_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train, test = (
         pipeline.Pipeline(
             noise_records, clips.EvenClips(4, 2, 2), views.EvenCrops(16, 16, 1), split
@@ -58,3 +60,9 @@ def test_measures(run: Path, noise_records: Path, tmp_path: Path) -> None:
     assert len(stored) == 4  # four encoders, of which none has the features of another
     for one in range(3):
         assert stored[one].shape != stored[one + 1].shape or np.any(stored[one] != stored[one + 1])
+
+    # The second time nothing passes the encoder, not even to calibrate it.
+    monkeypatch.setattr(features, "extract", None)
+    monkeypatch.setattr("cvrl_tf.evaluation.comparison.calibrate", None)
+    again = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
+    assert again.run(tmp_path / "features") == found

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.data import clips, pipeline, records, schema, views
-from cvrl_tf.evaluation.features import FeatureStore, calibrate, extract
+from cvrl_tf.evaluation.features import FeatureStore, calibrate, extract, fingerprint
 
 Contexts = Callable[[int], tf.distribute.InputContext]
 
@@ -139,7 +139,9 @@ def test_stored_features_are_used_for_the_same_weights_and_views_alone(
         calls.clear()
         sampler = clips.EvenClips(4, 2, num_clips)
         data = pipeline.Pipeline(noise_records, sampler, crop, split)
-        return FeatureStore(tmp_path / "store").get("name", model, data, batch=5).views, len(calls)
+        store = FeatureStore(tmp_path / "store")
+        found = store.get("name", fingerprint(model), lambda: model, data, batch=5)
+        return found.views, len(calls)
 
     first, steps = features(1, "train")
     again, none = features(1, "train")
