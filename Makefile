@@ -4,7 +4,7 @@
 PYTHON := python3 python3.13 python3.12 python3.11
 BIN := .venv/bin
 # Tests run side by side; each process needs about 3 GB.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
 .PHONY: help setup test test-slow check format demo addons-test clean
 

@@ -113,6 +113,7 @@ def test_torchvision(depth: int) -> None:
     np.testing.assert_array_equal(again(STILL), encoder(STILL))
 
 
+@pytest.mark.slow
 def test_the_gardens(tmp_path: Path) -> None:
     from official.vision.modeling.backbones import resnet
 

@@ -46,7 +46,10 @@ def assert_same(ours: dict, expected: dict) -> None:
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize(("is_bottleneck", "under_xla"), [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("is_bottleneck", "under_xla"),
+    [pytest.param(False, True, marks=pytest.mark.slow), (True, False)],
+)
 def test_the_same_numbers(
     is_bottleneck: bool, under_xla: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

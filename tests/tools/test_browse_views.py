@@ -80,7 +80,7 @@ def browse(
     [
         ("gin/demo/pretrain.gin", [], 2),
         pytest.param("gin/pretrain/k400.gin", [], 2, marks=pytest.mark.slow),
-        ("gin/pretrain/k400.gin", PER_FRAME, 2),
+        pytest.param("gin/pretrain/k400.gin", PER_FRAME, 2, marks=pytest.mark.slow),
         pytest.param(
             "gin/pretrain/k600_authors_code.gin",
             ["clips.DecreasingPair.num_frames=4"],
