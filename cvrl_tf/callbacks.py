@@ -42,12 +42,17 @@ class _AfterSteps(keras.callbacks.Callback):
 
 
 class Checkpoints(_AfterSteps):
-    """Saves every so many steps and after each epoch; and apart, the best epoch."""
+    """Saves every so many steps and after each epoch; and apart, the best epoch.
+
+    The last step of an epoch is saved only when the epoch's test and log are done too, for a run
+    that goes on from there does not come back to them.
+    """
 
     def __init__(
         self,
         manager: tf.train.CheckpointManager,
         every: int,
+        steps_per_epoch: int,
         best_manager: tf.train.CheckpointManager,
         best_metric: str | None,
         best: tf.Variable,
@@ -55,17 +60,18 @@ class Checkpoints(_AfterSteps):
         """Args:
         manager: of the run.
         every: steps between checkpoints.
+        steps_per_epoch: of the run.
         best_manager: of the best checkpoint.
         best_metric: what to call best, as Keras logs it ("val_top1"); None for none. Less is
           better where its name ends with "loss".
         best: float32 [], its best value so far; checkpoints hold it.
         """
         super().__init__()
-        self._manager, self._every = manager, every
+        self._manager, self._every, self._steps_per_epoch = manager, every, steps_per_epoch
         self._best_manager, self._best_metric, self._best = best_manager, best_metric, best
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
-        if step // self._every > before // self._every:
+        if step // self._every > before // self._every and step % self._steps_per_epoch:
             self._manager.save(step)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -82,13 +88,17 @@ class Checkpoints(_AfterSteps):
 class Preemption(_AfterSteps):
     """After SIGTERM, saves at the end of the step and exits with a code of its own.
 
+    At the last step of an epoch that is after the epoch's test, when `Checkpoints` has saved.
     Several workers save and exit together, at the end of the next step, of which each of them
     hears through `Health.stop`, whoever got the signal.
     """
 
-    def __init__(self, manager: tf.train.CheckpointManager, num_workers: int) -> None:
+    def __init__(
+        self, manager: tf.train.CheckpointManager, steps_per_epoch: int, num_workers: int
+    ) -> None:
         super().__init__()
-        self._manager, self._alone = manager, num_workers == 1
+        self._manager, self._steps_per_epoch = manager, steps_per_epoch
+        self._alone = num_workers == 1
         self._asked = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -105,12 +115,23 @@ class Preemption(_AfterSteps):
         if self._asked:
             self.model.health.stop.assign(1.0)
 
+    @property
+    def _due(self) -> bool:
+        return (self._asked and self._alone) or self.model.health.stop.numpy() > 0
+
     def after_steps(self, before: int, step: int, logs: dict) -> None:
-        if (self._asked and self._alone) or self.model.health.stop.numpy() > 0:
-            self.on_train_end()
+        if step % self._steps_per_epoch and self._due:
             self._manager.save(step)
-            print(f"\nTerminated; saved at step {step}. The same command goes on.")
-            sys.exit(PREEMPTED)
+            self._exit()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._due:
+            self._exit()
+
+    def _exit(self) -> None:
+        self.on_train_end()
+        print(f"\nTerminated; saved at step {self.step}. The same command goes on.")
+        sys.exit(PREEMPTED)
 
 
 class NotFinite(_AfterSteps):

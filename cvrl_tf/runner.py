@@ -259,6 +259,12 @@ class Run:
                 sys.exit(
                     f"\nStopped at step {self.step}; the workers go on from the last checkpoint."
                 )
+            if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
+                latest = self._manager.latest_checkpoint or "the beginning"
+                sys.exit(
+                    f"\nStopped at step {self.step}, at the end of an epoch, before its test was "
+                    f"done; the same command goes on from {latest}."
+                )
             saved = self._manager.save(self.step)
             sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
 
@@ -290,12 +296,15 @@ class Run:
             callbacks.Checkpoints(
                 self._manager,
                 self._checkpoint_every,
+                self.steps_per_epoch,
                 self._best_manager,
                 self._best_metric,
                 self._progress.best,
             )
         )
-        watchers.append(callbacks.Preemption(self._manager, self._num_workers))
+        watchers.append(
+            callbacks.Preemption(self._manager, self.steps_per_epoch, self._num_workers)
+        )
         return watchers
 
     def _learning_rate(self, step: int) -> float:

@@ -64,11 +64,11 @@ def new_run(folder: Path, records: Path, **changes: Any) -> runner.Run:
 
 
 class StopAt(keras.callbacks.Callback):
-    """Ctrl-C after a step."""
+    """Ctrl-C after a step; at the end of an epoch its test is still to come."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, resumed_from: int | None = None) -> None:
         super().__init__()
-        self.step = step
+        self.step, self.resumed_from = step, step if resumed_from is None else resumed_from
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if int(self.model.optimizer.iterations) == self.step:
@@ -101,9 +101,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
     ("stopper", "ending"),
     [
         pytest.param(StopAt(1), "Stopped at step 1", marks=pytest.mark.slow),
-        pytest.param(StopAt(STEPS_PER_EPOCH), "Stopped at step 3", marks=pytest.mark.slow),
+        pytest.param(
+            StopAt(STEPS_PER_EPOCH, resumed_from=2),
+            "Stopped at step 3, at the end of an epoch",
+            marks=pytest.mark.slow,
+        ),
         (StopAt(5), "Stopped at step 5"),
+        (StopAt(2 * STEPS_PER_EPOCH, resumed_from=4), "goes on from .*ckpt-4"),
         (TerminateAt(5), str(callbacks.PREEMPTED)),
+        (TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED)),
     ],
 )
 def test_stopped_and_resumed_ends_in_the_same_weights(
@@ -127,11 +133,20 @@ def test_stopped_and_resumed_ends_in_the_same_weights(
         with pytest.raises(SystemExit, match=ending):
             first.fit()
     second = new_run(tmp_path, noise_records)
-    assert second.step == stopper.step
+    assert second.step == stopper.resumed_from
     second.fit()
     assert second.step == 3 * STEPS_PER_EPOCH
     for resumed, expected in zip(weights(second), weights(undisturbed), strict=True):
         np.testing.assert_allclose(resumed, expected, rtol=1e-5, atol=1e-6)
+    ends = [epoch_lines(run.model_dir) for run in (second, undisturbed)]
+    assert len(ends[1]) == 3
+    for resumed, expected in zip(*ends, strict=True):
+        assert resumed == pytest.approx(expected, rel=1e-5)
+
+
+def epoch_lines(folder: Path) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "epoch" in line]
 
 
 def test_steps_per_execution_change_nothing(
