@@ -20,9 +20,9 @@ import tf_keras as keras
 from cvrl_tf import distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.evaluation import tables
 from cvrl_tf.evaluation.features import FeatureStore, calibrate, fingerprint
 from cvrl_tf.evaluation.probe import linear_probe
-from cvrl_tf.evaluation.reports import read_metrics
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.tasks.classify import Classifier
@@ -88,7 +88,7 @@ def re_encoded(records: Path, folder: Path) -> float:
     kernel = run.model.classifier.kernel
     kernel.assign(np.zeros(kernel.shape))
     run.fit()
-    return read_metrics(folder, "test/top1")[1][-1]
+    return tables.log_lines(folder)[-1]["test/top1"]
 
 
 def cached(records: Path, folder: Path, *sweep: tuple[float, ...]) -> float:

@@ -1,6 +1,7 @@
 """Measures frozen features: `python -m cvrl_tf.evaluate --gin_file=... --output=...`.
 
 Features are kept in the folder `features` beside the output, so that a second call takes seconds.
+Moving pictures for the report go into a folder named after the output.
 """
 
 import json
@@ -23,7 +24,8 @@ def main(argv: list[str]) -> None:
     with commands.explained():
         commands.parse_gin()
         measures = gin.get_configurable(comparison.Comparison)()
-    results = measures.run(output.parent / "features")
+    pictures = output.with_name(f"{output.stem}_pictures")
+    results = measures.run(output.parent / "features", pictures)
     output.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -1,104 +1,168 @@
-"""One page about a pretraining run: `python -m cvrl_tf.report --run=... --probe=... --output=...`.
+"""The paper's tables with what runs measured: `python -m cvrl_tf.report RUNS... --output=...`.
 
-Writes OUTPUT/report.json and OUTPUT/report.html: loss curve, probe accuracies with their 95 %
-intervals, and pictures of what training sees.
+RUNS are folders of runs, files of `cvrl_tf.evaluate`, or folders that hold any of them. Writes into
+OUTPUT tables.md, tables.csv and report.html, one page that needs no other file.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
-import gin
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 from cvrl_tf import commands
-from cvrl_tf.augment.chain import ViewChains
-from cvrl_tf.data.pipeline import Pipeline
-from cvrl_tf.evaluation import reports
+from cvrl_tf.evaluation import page, tables
 from cvrl_tf.evaluation.metrics import Estimate
 
-_RUN = flags.DEFINE_string("run", None, "Folder of the pretraining run.", required=True)
-_PROBE = flags.DEFINE_string("probe", None, "What cvrl_tf.evaluate wrote.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write into.", required=True)
+_OUTPUT = flags.DEFINE_string("output", "report", "Folder to write into.")
 _NOTE = flags.DEFINE_string("note", "", "What a reader must know about the data; stands on top.")
 
-_NAMES = {
-    "trained": "pretrained",
-    "random": "random, fresh BN statistics",
-    "random_calibrated": "random, calibrated BN statistics",
-    "mean_colour": "mean colour of the clip",
-}
+
+def _of_tables(runs: list[tables.Measurement]) -> list[page.Section]:
+    from cvrl_tf.evaluation import figures
+
+    sections = []
+    for number, table in tables.TABLES.items():
+        rows = tables.cells(number, runs)
+        columns = list(next(iter(rows.values())))
+        measured = [c for c in columns if any(of[c].runs for of in rows.values())]
+        drawn = {}
+        if number == "3":
+            for data in dict.fromkeys(column.split()[0] for column in measured if "%" in column):
+                drawn[f"Accuracy by share of the labels: {data}"] = figures.by_label_fraction(
+                    rows, data
+                )
+        else:
+            for column in measured:
+                drawn[f"Table {number}, {column}"] = figures.table_bars(rows, column)
+        sections.append(
+            page.Section(
+                f"Table {number}. {table.title}",
+                page.table(
+                    ["", *columns], [[row, *map(str, of.values())] for row, of in rows.items()]
+                )
+                + "".join(page.picture(name, figure) for name, figure in drawn.items()),
+            )
+        )
+    return sections
 
 
-def _example_views(run: Path, count: int) -> np.ndarray:
-    """What the run's recipe makes of its first videos, float [count, 2, T, H, W, 3]."""
-    gin.parse_config_file(str(run / "config.gin"))
-    with gin.config_scope("train"):
-        data = gin.get_configurable(Pipeline)()
-    augment = gin.get_configurable(ViewChains)()
-    context = tf.distribute.InputContext(num_replicas_in_sync=1)
-    batch = next(iter(data.stream(count, seed=0, first_step=0, context=context)))
-    frames = augment(batch["frames"], batch["seeds"])
-    return frames.numpy().reshape(batch["frames"].shape)
+def _of_evaluation(path: Path, content: dict[str, Any]) -> page.Section:
+    """All measures of an encoder beside those at random, and what its features look like."""
+    from cvrl_tf.evaluation import figures
 
-
-def write_report(run: Path, probe: Path, output: Path, note: str) -> None:
-    """Writes report.json and report.html into `output`; see the module."""
-    probed = json.loads(probe.read_text())
-    accuracies = {
-        name: Estimate(**found["linear_probe"]["top1"])
-        for name, found in probed["encoders"].items()
-    }
-    facts = json.loads((run / "run.json").read_text())
-    _, losses = reports.read_metrics(run, "epoch/loss")
-    best_random = max(accuracies["random"].value, accuracies["random_calibrated"].value)
-    gain = 100 * (accuracies["trained"].value - best_random)
-    content = {
-        "note": note,
-        "run": facts,
-        "pretraining_loss": {"first_epoch": losses[0], "last_epoch": losses[-1]},
-        "probe": probed,
-        "points_over_better_random": round(gain, 2),
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(json.dumps(content, indent=2) + "\n")
-
-    chance = 1 / probed["num_classes"]
-    named = {_NAMES[name]: accuracy for name, accuracy in accuracies.items()}
-    curves = {
-        "train/loss": "InfoNCE loss, nats",
-        "train/contrastive_accuracy": "contrastive accuracy",
-    }
-    summary = (
-        f"A linear probe on the pretrained encoder is right in "
-        f"{100 * accuracies['trained'].value:.1f} % of {accuracies['trained'].count} held-out "
-        f"videos: <b>{gain:+.1f} points</b> over the better of the same encoder at random. "
+    classes, encoders = content["classes"], content["encoders"]
+    names = {"trained": "this encoder", **tables.BASELINES}
+    top1 = {names[name]: Estimate(**of["linear_probe"]["top1"]) for name, of in encoders.items()}
+    best_other = max(e.value for name, e in top1.items() if name != names["trained"])
+    gain = 100 * (top1[names["trained"]].value - best_other)
+    measures = [
+        (title, measure, key)
+        for title, measure, key in [
+            ("probe, top-1", "linear_probe", "top1"),
+            ("probe, top-5", "linear_probe", "top5"),
+            ("probe, mean per class", "linear_probe", "mean_per_class"),
+            ("neighbours, top-1", "knn", "top1"),
+            *((f"retrieval, {key}", "retrieval", key) for key in ("R@1", "R@5", "R@10", "R@20")),
+        ]
+    ]
+    cells = [
+        [names[name], *(f"{100 * of[measure][key]['value']:.1f}" for _, measure, key in measures)]
+        for name, of in encoders.items()
+    ]
+    protocol = content["protocol"]
+    html = page.paragraph(
+        f"{gain:+.1f} points over the best of the other rows, by a linear probe on "
+        f"{protocol['train']['videos']:,} videos, tested on {protocol['test']['videos']:,}. "
         "Intervals are 95 %, over test videos; they say nothing about other seeds."
     )
-    training = (
-        f"{facts['epochs']} epochs of {facts['training_examples']} videos, batch "
-        f"{facts['global_batch']}, {facts['replicas']} replica(s). A low loss and a high "
-        "contrastive accuracy do not by themselves mean good features: the probe does."
+    html += page.picture("Linear probe", figures.accuracy_bars(top1, 1 / len(classes)))
+    html += page.table(["%", *(title for title, _, _ in measures)], cells)
+    confusion = np.array(content["confusion"])
+    html += page.picture("Confusion matrix", figures.confusion_matrix(confusion, classes))
+    features = Path(content["test_features"])
+    if features.exists():
+        with np.load(features) as stored:
+            videos, labels = stored["views"].mean(axis=1), stored["labels"]
+        html += page.picture(
+            "Features of the test videos, t-SNE",
+            figures.tsne(videos[:_TSNE_VIDEOS], labels[:_TSNE_VIDEOS], classes),
+        )
+    if content["gallery"]:
+        html += page.paragraph(
+            "Left the first test video of a class; beside it the training videos nearest to it, "
+            "with their cosine; in a red frame where the class is another."
+        )
+        html += page.gallery(content["gallery"])
+    return page.Section(f"Frozen features: {path}", html)
+
+
+_TSNE_VIDEOS = 2000  # more take minutes
+
+
+def _of_training(folders: list[Path]) -> page.Section:
+    """Loss curves of all runs, and the views of the first batch of each that pretrains."""
+    from cvrl_tf.evaluation import figures
+
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    views = ""
+    for folder in folders:
+        epochs = [line for line in tables.log_lines(folder) if "epoch/loss" in line]
+        pretrains = bool(epochs) and "epoch/contrastive_accuracy" in epochs[0]
+        titles = (
+            {
+                "epoch/loss": "InfoNCE loss, nats",
+                "epoch/contrastive_accuracy": "Contrastive accuracy",
+            }
+            if pretrains
+            else {"epoch/loss": "Loss of classification, nats", "test/top1": "Top-1 in the test"}
+        )
+        for name, title in titles.items():
+            points = [(line["epoch"], line[name]) for line in epochs if name in line]
+            if points:
+                curves.setdefault(title, {})[str(folder)] = points
+        if pretrains and (folder / "views.png").exists():
+            views += page.image(f"Views of {folder}", folder / "views.png")
+    html = page.paragraph(
+        "A low loss and a high contrastive accuracy don't by themselves mean good features: tasks "
+        "differ in how hard they are. The tables tell."
     )
-    seen = "Two views of each of four videos, as the loss sees them; every second frame."
-    versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    sections = [
-        ("What the encoder learnt", summary, reports.accuracy_bars(named, chance)),
-        ("Pretraining", training, reports.curve(run, curves)),
-        ("Views", seen, reports.view_sheet(_example_views(run, 4))),
-        ("Versions", f"{versions}; seed {facts['seed']}.", None),
-    ]
-    if note:
-        sections.insert(0, ("Read this first", note, None))
-    (output / "report.html").write_text(reports.page("CVRL pretraining report", sections))
+    html += "".join(page.picture(title, figures.curves(of, title)) for title, of in curves.items())
+    return page.Section("Training", html + views)
+
+
+def write_report(paths: list[str], output: Path, note: str) -> None:
+    """Writes tables.md, tables.csv and report.html into `output`; see the module.
+
+    Raises:
+      FileNotFoundError, ValueError: see `tables.gather`.
+    """
+    runs = tables.gather(paths)
+    sections = [page.Section("Read this first", page.paragraph(note))] if note else []
+    sections += [page.Section("How to read the tables", page.paragraph(tables.LEGEND))]
+    sections += _of_tables(runs)
+    for path in tables.files(paths, "*.json"):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and "encoders" in content:
+            sections.append(_of_evaluation(path, content))
+    folders = [path.parent for path in tables.files(paths, "run.json")]
+    if folders:
+        sections.append(_of_training(folders))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "tables.md").write_text("# The paper's tables\n\n" + tables.markdown(runs))
+    (output / "tables.csv").write_text(tables.comma_separated(runs))
+    (output / "report.html").write_text(
+        page.page("CVRL: the paper's tables and these runs", sections)
+    )
+    print(f"{len(runs)} measurements. Wrote tables.md, tables.csv and report.html in {output}.")
 
 
 def main(argv: list[str]) -> None:
-    commands.start(argv)
+    if not argv[1:]:
+        raise app.UsageError("Say which runs: python -m cvrl_tf.report runs/demo")
     with commands.explained():
-        write_report(Path(_RUN.value), Path(_PROBE.value), Path(_OUTPUT.value), _NOTE.value)
-    print(f"Wrote {_OUTPUT.value}/report.html and report.json.")
+        write_report(argv[1:], Path(_OUTPUT.value), _NOTE.value)
 
 
 if __name__ == "__main__":

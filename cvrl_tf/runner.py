@@ -19,6 +19,7 @@ class Data(Protocol):
     """What the runner needs of `data.pipeline.Pipeline`."""
 
     num_examples: int
+    summary: dict[str, Any]
 
     def stream(
         self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext
@@ -49,6 +50,7 @@ class Run:
       config.gin          the parameters in force (written by `cvrl_tf.train`)
       run.json            package versions, seed, batch, steps
       encoder.json        architecture of the encoder, for export and evaluation
+      views.png           the views of the first batch
       metrics.jsonl       one line every `log_every` steps and one an epoch
       tensorboard/        the same, for TensorBoard, and the views of the first batch
       checkpoints/        {encoder, head or classifier, optimizer with its step, progress}
@@ -68,6 +70,7 @@ class Run:
         eval_data: Data | None = None,
         eval_batch: int | None = None,
         eval_every: int = 1,
+        cell: str | None = None,
         initial_checkpoint: str | Path | None = None,
         checkpoint_every: int = 1000,
         keep_checkpoints: int = 3,
@@ -92,6 +95,8 @@ class Run:
           eval_data: test views, or None for tasks without a test.
           eval_batch: examples in a test step; `global_batch` if None.
           eval_every: epochs between tests; there is always one at the end.
+          cell: which figure of the paper the run measures, such as "1/CVRL" or "4/TA"; see
+            `evaluation.tables`.
           initial_checkpoint: whose encoder a new run begins with; every tensor must match.
           checkpoint_every: steps between checkpoints; there is also one after each epoch.
           keep_checkpoints: how many of the latest stay.
@@ -115,6 +120,7 @@ class Run:
         self._train_data, self._eval_data = train_data, eval_data
         self.global_batch, self._epochs, self._seed = global_batch, epochs, seed
         self._eval_batch, self._eval_every = eval_batch or global_batch, eval_every
+        self._cell, self._initial_checkpoint = cell, initial_checkpoint
         self._checkpoint_every, self._log_every = checkpoint_every, log_every
         self.steps_per_epoch = self._checked_steps_per_epoch()
 
@@ -352,11 +358,15 @@ class Run:
             global_batch=self.global_batch,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self._epochs,
-            training_examples=self._train_data.num_examples,
+            cell=self._cell,
+            initial_checkpoint=self._initial_checkpoint and str(self._initial_checkpoint),
+            train=self._train_data.summary,
+            test=self._eval_data.summary if self._eval_data is not None else None,
         )
 
     def _show_views(self) -> None:
-        """The first examples of the first batch for TensorBoard: a row of frames for each view."""
+        """The first examples of the first batch, a row of frames for each view, as a picture in the
+        folder and for TensorBoard."""
         context = tf.distribute.InputContext(num_replicas_in_sync=1)
         number = min(_VIEWS_SHOWN, self.global_batch)  # a batch of fewer begins with the same ones
         batch = next(iter(self._train_data.stream(number, self._seed, 0, context)))
@@ -370,6 +380,9 @@ class Run:
         strips = tf.reshape(rows, [shape[0], shape[1] * shape[2], shape[3] * shape[4], 3])
         with tf.summary.create_file_writer(str(self.model_dir / "tensorboard")).as_default(0):
             tf.summary.image("views of the first batch", strips, max_outputs=_VIEWS_SHOWN)
+        sheet = tf.reshape(strips, [-1, *strips.shape[2:]])
+        png = tf.io.encode_png(tf.image.convert_image_dtype(sheet, tf.uint8, saturate=True))
+        (self.model_dir / "views.png").write_bytes(png.numpy())
 
     def _views_spec(self) -> tf.TensorSpec:
         """Of the training views, [B, V, T, H, W, 3]."""

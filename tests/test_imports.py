@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "cvrl_tf.export": {"commands", "saved_model"},
     "cvrl_tf.saved_model": {"checkpoints"},
     "cvrl_tf.evaluate": COMMAND,
-    "cvrl_tf.report": COMMAND,
+    "cvrl_tf.report": {"commands", "evaluation"},
     "cvrl_tf.commands": set(),
     "cvrl_tf.runner": {"callbacks", "checkpoints", "distribution", "run_folder"},
     "cvrl_tf.callbacks": {"run_folder"},
@@ -204,7 +204,7 @@ def test_preparation_does_without_tensorflow(
     assert run(code, child_environment, tmp_path) == "False"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "report"])
 def test_help_comes_without_tensorflow(command: str, child_environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"cvrl_tf.{command}", "--help"],

@@ -289,7 +289,7 @@ def test_a_second_run_in_the_same_folder_is_refused(noise_records: Path, tmp_pat
 def test_what_a_run_leaves(undisturbed: runner.Run, noise_records: Path) -> None:
     folder = undisturbed.model_dir
     facts = json.loads((folder / "run.json").read_text())
-    assert facts["steps_per_epoch"] == STEPS_PER_EPOCH and facts["training_examples"] == 17
+    assert facts["steps_per_epoch"] == STEPS_PER_EPOCH and facts["train"]["videos"] == 17
     assert facts["packages"]["tensorflow"] == tf.__version__
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "train/loss" in line]
@@ -299,6 +299,8 @@ def test_what_a_run_leaves(undisturbed: runner.Run, noise_records: Path) -> None
         np.testing.assert_allclose(line["learning_rate"], rates(line["step"] - 1), rtol=1e-5)
     assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
     assert list((folder / "tensorboard").iterdir())
+    sheet = tf.io.decode_png((folder / "views.png").read_bytes()).numpy()
+    assert sheet.ndim == 3 and sheet.std() > 10
     names = sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
     assert names == [f"ckpt-{step}.index" for step in (2, 3, 4, 6, 8, 9)]
 

@@ -106,8 +106,7 @@ def main(argv: list[str]) -> None:
     )
     _step(
         "Report",
-        *("-m", "cvrl_tf.report", f"--run={run}", f"--probe={probe}", f"--output={output}"),
-        f"--note={_NOTE}",
+        *("-m", "cvrl_tf.report", str(run), str(probe), f"--output={output}", f"--note={_NOTE}"),
     )
     if not export.exists():
         _step("Export", "-m", "cvrl_tf.export", f"--checkpoint={run}", f"--output={export}")

@@ -28,6 +28,7 @@ class Pipeline:
 
     Attributes:
       num_examples, num_views: of the split, and of an example.
+      skip_damaged: as given.
     """
 
     def __init__(
@@ -76,8 +77,20 @@ class Pipeline:
         self._fps = fps
         self._augment = augment
         self._servers = servers
-        self._skip_damaged = skip_damaged
+        self.skip_damaged = skip_damaged
         self._split = split
+        self._data = Path(data_dir).name
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a reader of results must know, for JSON: data, the folder's name; split; videos;
+        views of each."""
+        return {
+            "data": self._data,
+            "split": self._split,
+            "videos": self.num_examples,
+            "views": self.num_views,
+        }
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -154,10 +167,25 @@ class Pipeline:
         Args: as `stream`. There are ceil(num_examples / global_batch) steps.
         """
         steps = -(-self.num_examples // global_batch)
-        enough = tf.data.INFINITE_CARDINALITY if self._skip_damaged else steps * global_batch
+        enough = tf.data.INFINITE_CARDINALITY if self.skip_damaged else steps * global_batch
         numbered = records.located(self._paths).repeat().take(enough).enumerate()
         batches = self._batches(numbered, global_batch, seed, context, limit=self.num_examples)
         return batches.take(steps * context.num_replicas_in_sync // context.num_input_pipelines)
+
+    def views_at(self, position: int) -> tf.Tensor:
+        """The views of one example of `once`, uint8 [V, T, H, W, 3], without the work for others.
+
+        Args:
+          position: in `once`, in data without damage.
+        """
+        first = 0
+        for path, size in self._paths.items():
+            if position < first + size:
+                record = next(iter(records.located({path: size}).skip(position - first)))
+                located = tf.constant(position, tf.int64)
+                return self._example(located, record, tf.int64.max, seed=0)["frames"]
+            first += size
+        raise IndexError(f"No example {position}; the split has {first}.")
 
     def _batches(
         self,
@@ -187,7 +215,7 @@ class Pipeline:
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
-            if self._skip_damaged:
+            if self.skip_damaged:
                 examples = examples.ignore_errors().scan(tf.constant(0, tf.int64), _with_gap)
             else:
                 examples = examples.map(lambda _, example: example)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data.pipeline import Pipeline
-from cvrl_tf.evaluation import metrics, neighbours
+from cvrl_tf.evaluation import gallery, metrics, neighbours
 from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate, fingerprint
 from cvrl_tf.evaluation.probe import linear_probe
 
@@ -32,6 +33,7 @@ class Comparison:
       copies: of the training data, see `features.extract`.
       learning_rates, weight_decays, epochs, standardize: of `linear_probe`.
       k, temperature: of `neighbours.knn`.
+      cell: which figure of the paper this measures, such as "1/CVRL"; see `evaluation.tables`.
       seed: of the random encoder, which with the run's seed is the one the run began with; and of
         the probe.
     """
@@ -48,6 +50,7 @@ class Comparison:
     standardize: bool = True
     k: int = 20
     temperature: float = 0.07
+    cell: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,14 +61,17 @@ class Comparison:
         keras.utils.set_random_seed(self.seed)
         self._random, _ = checkpoints.build_encoder(self.checkpoint)
 
-    def run(self, cache: str | Path) -> dict[str, Any]:
+    def run(self, cache: str | Path, pictures: str | Path) -> dict[str, Any]:
         """What a report needs, for JSON.
 
         Args:
           cache: folder of the `FeatureStore`.
+          pictures: folder for moving pictures of a few test videos and of those nearest to them.
 
         Returns:
-          num_classes; protocol, how the figures came about; encoders, by name and measure.
+          cell; seed; classes, their names; protocol, how the figures came about; encoders, by name
+          and measure; and of the trained encoder: test_features, their file; confusion, the number
+          of test videos by class and class predicted; gallery, see `gallery.nearest_videos`.
         """
         store = FeatureStore(cache)
         random = fingerprint(self._random)
@@ -81,21 +87,40 @@ class Comparison:
             "random_calibrated": (f"{random} calibrated on {self.train_data.facts}", calibrated),
             "mean_colour": ("the mean", lambda: mean_colour),
         }
-        encoders = {
+        measured = {
             name: self._measured(name, made_of, encoder, store)
             for name, (made_of, encoder) in made.items()
         }
         protocol = {
             "features": f"cached, {self.copies} pass(es) over the training data",
             "checkpoint": checkpoints.resolve(self.checkpoint),
-            "train": {"videos": self.train_data.num_examples, **self.train_data.facts},
-            "test": {"videos": self.test_data.num_examples, **self.test_data.facts},
+            "epochs": self.epochs,
+            "train": {**self.train_data.summary, **self.train_data.facts},
+            "test": {**self.test_data.summary, **self.test_data.facts},
         }
-        return {"num_classes": self.num_classes, "protocol": protocol, "encoders": encoders}
+        made_of, encoder = made["trained"]  # whose features are there by now
+        train = store.get("trained", made_of, encoder, self.train_data, self.batch, self.copies)
+        test = store.get("trained", made_of, encoder, self.test_data, self.batch)
+        return {
+            "cell": self.cell,
+            "seed": self.seed,
+            "classes": self.test_data.info.labels,
+            "protocol": protocol,
+            "encoders": {name: result for name, (result, _) in measured.items()},
+            "confusion": _confusion(test.labels, measured["trained"][1], self.num_classes),
+            "test_features": str(store.path("trained", made_of, self.test_data)),
+            # Where damaged records are passed over, features don't tell where their videos are.
+            "gallery": []
+            if self.train_data.skip_damaged or self.test_data.skip_damaged
+            else gallery.nearest_videos(
+                (self.train_data, train), (self.test_data, test), Path(pictures)
+            ),
+        }
 
     def _measured(
         self, name: str, made_of: str, encoder: Callable[[], Encoder], store: FeatureStore
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """All measures, for JSON, and the class that the probe predicts for each test video."""
         train = store.get(name, made_of, encoder, self.train_data, self.batch, self.copies)
         test = store.get(name, made_of, encoder, self.test_data, self.batch)
         probed = linear_probe(
@@ -123,7 +148,13 @@ class Comparison:
         }
         result["linear_probe"]["learning_rate"] = probed.learning_rate
         result["linear_probe"]["weight_decay"] = probed.weight_decay
-        return result
+        return result, probed.scores.argmax(axis=1)
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> list[list[int]]:
+    counts = np.zeros([num_classes, num_classes], int)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts.tolist()
 
 
 def mean_colour(frames: tf.Tensor, training: bool) -> tf.Tensor:

@@ -98,10 +98,7 @@ class FeatureStore:
           made_of: what determines the encoder, such as its `fingerprint`.
           encoder: asked for if the features are not there.
         """
-        facts = {"encoder": made_of, "copies": copies, **data.facts}
-        text = json.dumps(facts, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = self.folder / f"{name}-{data.facts['split']}-{digest}.npz"
+        path, text = self._place(name, made_of, data, copies)
         if path.exists():
             with np.load(path) as stored:
                 return Features(stored["views"], stored["labels"])
@@ -112,6 +109,15 @@ class FeatureStore:
             np.savez(part, views=features.views, labels=features.labels, facts=text)
         Path(part.name).replace(path)  # all of it or nothing
         return features
+
+    def path(self, name: str, made_of: str, data: Pipeline, copies: int = 1) -> Path:
+        """The .npz file in which `get` keeps them: views, labels and facts."""
+        return self._place(name, made_of, data, copies)[0]
+
+    def _place(self, name: str, made_of: str, data: Pipeline, copies: int) -> tuple[Path, str]:
+        text = json.dumps({"encoder": made_of, "copies": copies, **data.facts}, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.folder / f"{name}-{data.facts['split']}-{digest}.npz", text
 
 
 def fingerprint(encoder: keras.Model) -> str:

@@ -39,7 +39,7 @@ def test_measures(
     )
     checkpoint = run / "checkpoints" / "ckpt-1"
     comparison = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
-    found = comparison.run(tmp_path / "features")
+    found = comparison.run(tmp_path / "features", tmp_path / "pictures")
     assert json.loads(json.dumps(found)) == found
     assert list(found["encoders"]) == ["trained", "random", "random_calibrated", "mean_colour"]
     for measures in found["encoders"].values():
@@ -61,8 +61,13 @@ def test_measures(
     for one in range(3):
         assert stored[one].shape != stored[one + 1].shape or np.any(stored[one] != stored[one + 1])
 
+    confusion = np.array(found["confusion"])
+    assert confusion.shape == (2, 2) and np.trace(confusion) / 5 == pytest.approx(expected)
+    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(tested.labels))
+    np.testing.assert_array_equal(np.load(found["test_features"])["views"], tested.views)
+
     # The second time nothing passes the encoder, not even to calibrate it.
     monkeypatch.setattr(features, "extract", None)
     monkeypatch.setattr("cvrl_tf.evaluation.comparison.calibrate", None)
     again = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
-    assert again.run(tmp_path / "features") == found
+    assert again.run(tmp_path / "features", tmp_path / "pictures") == found
