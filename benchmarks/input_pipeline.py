@@ -107,7 +107,7 @@ def of_ours(
     data = pipeline.Pipeline(folder, sampler, crop, augment=augment)
 
     def sample(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        return data._example(position, record, seed=0)
+        return data._example(position, ("", record), limit=tf.int64.max, seed=0)
 
     numbered = serialized(folder).enumerate()
     return numbered.map(sample, num_parallel_calls=threads).batch(1).prefetch(1)

@@ -5,7 +5,7 @@ scalars; `apply(frames, params)` changes the clip [T, H, W, 3] and is a pure fun
 frames are treated alike (temporal consistency, section 3.3) is visible there: `params` has no T.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import tensorflow as tf
@@ -68,6 +68,8 @@ class Chain:
                 clip = augmentation.apply(clip, params)
             return clip
 
+        if frames.shape[0] == 1:  # as on the host: a loop would copy the clip
+            return one((frames[0], seeds[0]))[tf.newaxis]
         return tf.map_fn(one, (frames, seeds), fn_output_signature=tf.float32)
 
 
@@ -82,8 +84,8 @@ class ViewChains:
         """Args:
         chains: one for every view, or one for all views.
         """
-        self._chains = tuple(chains)
-        self._augment = tf.function(self._augmented, jit_compile=True, autograph=False)
+        # Each view compiled by itself: XLA would merge what belongs to different ones.
+        self._chains = [tf.function(c, jit_compile=True, autograph=False) for c in chains]
 
     def __call__(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Augments views.
@@ -100,22 +102,20 @@ class ViewChains:
           ValueError: V is not the number of chains.
         """
         if frames.dtype != tf.float32:
-            frames = self._augment(frames, seeds)
+            chains = self._by_view(frames.shape[1])
+            views = [chain(frames[:, v], seeds[:, v]) for v, chain in enumerate(chains)]
+            frames = tf.stack(views, axis=1)
         return tf.reshape(frames, tf.concat([[-1], tf.shape(frames)[2:]], axis=0))
 
-    def _augmented(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        num_views = frames.shape[1]
+    def _by_view(self, num_views: int) -> list[Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
         if len(self._chains) == 1:
-            chains = self._chains * num_views
-        elif len(self._chains) == num_views:
-            chains = self._chains
-        else:
-            raise ValueError(
-                f"{len(self._chains)} augmentation chains for {num_views} views: "
-                "give one chain for all views or one for each."
-            )
-        views = [chain(frames[:, v], seeds[:, v]) for v, chain in enumerate(chains)]
-        return tf.stack(views, axis=1)
+            return self._chains * num_views
+        if len(self._chains) == num_views:
+            return self._chains
+        raise ValueError(
+            f"{len(self._chains)} augmentation chains for {num_views} views: "
+            "give one chain for all views or one for each."
+        )
 
 
 def _fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:

@@ -163,33 +163,30 @@ class GaussianBlur:
         }
 
     def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
+        _, height, width, channels = frames.shape
         # Static: the kernel's shape must not depend on the sigma that was drawn.
-        radius = min(frames.shape[1] // 10 // 2, math.ceil(3 * self.sigma[1]))
-
-        def blur() -> tf.Tensor:
-            offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
-            weights = tf.exp(-0.5 * (offsets / params["sigma"]) ** 2)
-            taps = tf.unstack(weights / tf.reduce_sum(weights))
-            return tf.clip_by_value(_convolve(frames, taps), 0.0, 1.0)  # a sum of 1 is rounded
-
-        return tf.cond(params["apply"], blur, lambda: frames)
+        radius = min(height // 10 // 2, math.ceil(3 * self.sigma[1]))
+        # Reshaped out here: within the loops that XLA makes of the blur it would keep them from
+        # being vectorised.
+        rows = tf.reshape(frames, [-1, height, width * channels])
+        rows = tf.cond(params["apply"], lambda: _blur(rows, params["sigma"], radius), lambda: rows)
+        return tf.reshape(rows, tf.shape(frames))
 
 
-def _convolve(frames: tf.Tensor, taps: list[tf.Tensor]) -> tf.Tensor:
-    """Frames [T, H, W, 3] convolved with the same taps along H and W, padded with zeros.
+def _blur(rows: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
+    """Rows [T, H, W * 3] convolved with a Gaussian along H and W, padded with zeros.
 
     As sums of shifted images, of which XLA makes one loop; at convolutions it is slow on CPUs.
     """
-    _, height, width, channels = frames.shape
-    radius = len(taps) // 2
-    rows = tf.reshape(frames, [-1, height, width * channels])
-    padded = tf.pad(rows, [[0, 0], [0, 0], [radius * channels, radius * channels]])
-    starts = range(0, len(taps) * channels, channels)
-    shifted = [padded[:, :, i : i + width * channels] for i in starts]
-    rows = tf.add_n([tap * image for tap, image in zip(taps, shifted, strict=True)])
+    _, height, width = rows.shape
+    offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
+    weights = tf.exp(-0.5 * (offsets / sigma) ** 2)
+    taps = tf.unstack(weights / tf.reduce_sum(weights))
+    padded = tf.pad(rows, [[0, 0], [0, 0], [3 * radius, 3 * radius]])
+    rows = tf.add_n([tap * padded[:, :, 3 * i : 3 * i + width] for i, tap in enumerate(taps)])
     padded = tf.pad(rows, [[0, 0], [radius, radius], [0, 0]])
     rows = tf.add_n([tap * padded[:, i : i + height] for i, tap in enumerate(taps)])
-    return tf.reshape(rows, tf.shape(frames))
+    return tf.clip_by_value(rows, 0.0, 1.0)  # a sum of 1 is rounded
 
 
 @dataclasses.dataclass(frozen=True)
