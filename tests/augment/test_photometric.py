@@ -273,7 +273,7 @@ def assert_share(events: np.ndarray, probability: float) -> None:
 
 
 def test_distribution_of_jitter() -> None:
-    drawn = samples(ColorJitter(), 6000)
+    drawn = samples(ColorJitter(), 10_000)
     for name in ("brightness", "contrast", "saturation"):
         assert_uniform(drawn[name], 0.2, 1.8)
     assert_uniform(drawn["hue"], -0.2, 0.2)
@@ -300,7 +300,7 @@ def test_distribution_of_other_strengths() -> None:
 
 
 def test_distribution_of_blur() -> None:
-    drawn = samples(GaussianBlur(), 4000)
+    drawn = samples(GaussianBlur(), 10_000)
     assert_uniform(drawn["sigma"], 0.1, 2.0)
     assert_share(drawn["apply"], 0.5)
     assert abs(np.corrcoef(drawn["sigma"], drawn["apply"])[0, 1]) < 0.05
