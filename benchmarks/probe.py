@@ -2,7 +2,7 @@
 
     python benchmarks/probe.py
 
-100 epochs over 240 synthetic videos and a test on 60, with a random R3D-18, no augmentation:
+100 epochs over 960 synthetic videos and a test on 120, with a random R3D-18, no augmentation:
 once by `Classifier` in the training loop, as in the paper's protocol (there with augmentation, so
 that it has to encode anew), once on features that passed the encoder once. Both begin at zero and
 take the same steps, over the whole training set each, so they must end with the same accuracy.
@@ -28,7 +28,7 @@ from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.tasks.classify import Classifier
 
 TOOLS = Path(__file__).parents[1] / "tools"
-TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 240, 60, 100, 2.0, 12
+TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 960, 120, 100, 2.0, 12
 
 
 def make_records(folder: Path) -> Path:

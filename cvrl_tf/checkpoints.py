@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,7 @@ def check_architecture(encoder: keras.Model, path: str | Path) -> None:
     if different:
         raise ValueError(
             f"The encoder of {str(path)!r} was built with {', '.join(different)}. Say the same: "
-            '--gin_param="resnet3d.ResNet3D.NAME=VALUE", or gin/common/pixels_*.gin if it was '
-            "inflated."
+            '--gin_param="resnet3d.ResNet3D.NAME=VALUE".'
         )
 
 
@@ -187,6 +187,41 @@ def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path) ->
     return tf.train.Checkpoint(encoder=encoder).save(str(prefix))
 
 
+def encoder_facts(path: str | Path) -> dict[str, Any]:
+    """What stands in `encoder.json` of a run.
+
+    Args:
+      path: see `resolve`.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
+    """
+    config = Path(resolve(path)).parent.parent / ENCODER_FILE
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"No {ENCODER_FILE} in {str(config.parent)!r}, which a run writes beside its "
+            "checkpoints folder; without it the architecture is unknown."
+        )
+    return json.loads(config.read_text())
+
+
+def encoder_of(checkpoint: str | Path | None, build: Callable[..., keras.Model]) -> keras.Model:
+    """The encoder for a checkpoint's weights: of the architecture that it was trained with.
+
+    Args:
+      checkpoint: see `resolve`; None for none.
+      build: makes an encoder. What the checkpoint does not settle (all without one, and with one
+        how much is recomputed) is its own.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
+    """
+    if checkpoint is None:
+        return build()
+    config = encoder_facts(checkpoint)["encoder"]["config"]
+    return build(**{name: value for name, value in config.items() if name != "recompute"})
+
+
 def build_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
     """Rebuilds the encoder of a run, randomly initialised.
 
@@ -199,13 +234,7 @@ def build_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
     Raises:
       FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
     """
-    config = Path(resolve(path)).parent.parent / ENCODER_FILE
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"No {ENCODER_FILE} in {str(config.parent)!r}, which a run writes beside its "
-            "checkpoints folder; without it the architecture is unknown."
-        )
-    content = json.loads(config.read_text())
+    content = encoder_facts(path)
     encoder = keras.saving.deserialize_keras_object(content["encoder"])
     encoder.build((None, None, None, None, 3))
     return encoder, content

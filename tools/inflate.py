@@ -6,7 +6,8 @@
     inflate.py --source=runs/simclr --output=runs/inflated              (gin/baselines/simclr.gin)
 
 The output is like the folder of a run, for CHECKPOINT of the recipes. The layout of the source
-tells what it is; it must be a ResNet v1.5, with the stride on the 3x3 convolutions.
+tells what it is; it must be a ResNet v1.5, with the stride on the 3x3 convolutions. What it leaves
+open, the kernels' extent in time and the stem, is as in the paper, or as in the run of --like.
 """
 
 import sys
@@ -21,7 +22,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist."
 _HOW = flags.DEFINE_enum(
     "how", "centre", ["centre", "mean"], "All of a kernel at the middle of time, or spread over it."
 )
-_CLIP = (16, 224, 224, 3)  # of the paper's recipes, which the encoder is for
+_LIKE = flags.DEFINE_string("like", None, "A run, whose kernels in time and stem it is to have.")
+
+_CLIP = (16, 224, 224, 3)  # of the paper's recipes
+_OPEN = ("temporal_kernels", "stem_kernel", "stem_strides", "stem_pool")  # by networks of images
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +39,12 @@ def main(argv: list[str]) -> None:
     source, output = Path(_SOURCE.value), Path(_OUTPUT.value)
     if output.exists():
         sys.exit(f"{str(output)!r} is there already: remove it, or choose another --output.")
+    clip, like = _CLIP, None
     with commands.explained():
+        if _LIKE.value:
+            facts = checkpoints.encoder_facts(_LIKE.value)
+            clip = tuple(facts["input_shape"])
+            like = {name: facts["encoder"]["config"][name] for name in _OPEN}
         if source.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
@@ -50,8 +59,8 @@ def main(argv: list[str]) -> None:
                 is_simclr = any(name.startswith("model/resnet_model/") for name in names)
                 read = inflation.from_simclr if is_simclr else inflation.from_garden
                 network = read({name: reader.get_tensor(name) for name in names})
-        encoder = inflation.inflate(network, _HOW.value)
-    written = checkpoints.save_as_run(encoder, _CLIP, output)
+        encoder = inflation.inflate(network, _HOW.value, like)
+    written = checkpoints.save_as_run(encoder, clip, output)
     print(f"Inflated all {len(encoder.variables)} tensors of R3D-{network.depth} into {written}.")
 
 

@@ -29,7 +29,7 @@ class Comparison:
       train_data, test_data: of two splits. The test data's views of a video are averaged: their
         softmaxes for the probe, their features for the others.
       num_classes: from `data.pipeline.num_classes`.
-      batch: videos in a step of the encoder.
+      batch: clips in a step of the encoder.
       copies: of the training data, see `features.extract`.
       learning_rates, weight_decays, epochs, standardize: of `linear_probe`.
       k, temperature: of `neighbours.knn`.

@@ -45,7 +45,7 @@ def extract(encoder: Encoder, data: Pipeline, batch: int, copies: int = 1) -> Fe
     Args:
       encoder: float frames [N, T, H, W, 3] in [0, 1] to features [N, D]; called in inference mode.
       data: its views.
-      batch: videos in a step.
+      batch: clips in a step, but always all of a video.
       copies: passes over the data, each with crops and clips of its own where these are random; all
         of them count as views.
     """
@@ -56,12 +56,13 @@ def extract(encoder: Encoder, data: Pipeline, batch: int, copies: int = 1) -> Fe
         features = encoder(tf.image.convert_image_dtype(frames, tf.float32), training=False)
         return tf.reshape(tf.cast(features, tf.float32), [shape[0], shape[1], -1])
 
-    steps = -(-data.num_examples // batch)
+    videos = max(1, batch // data.num_views)
+    steps = -(-data.num_examples // videos)
     progress = keras.utils.Progbar(copies * steps, unit_name="batch")
     traced = None
     of_copies, labels = [], []
     for copy in range(copies):
-        batches = _batches(data, batch, seed=copy)
+        batches = _batches(data, videos, seed=copy)
         # Traced once, for the shape that all batches have.
         traced = traced or tf.function(features_of).get_concrete_function(
             batches.element_spec["frames"]

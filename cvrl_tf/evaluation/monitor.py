@@ -28,7 +28,7 @@ class KnnMonitor(keras.callbacks.Callback):
         """Args:
         train_data, test_data: views of two splits; the features of a video's views are averaged.
         num_classes: from `data.pipeline.num_classes`.
-        batch: videos in a step.
+        batch: clips in a step.
         every: epochs between two of them.
         k, temperature: of `neighbours.knn`.
         """

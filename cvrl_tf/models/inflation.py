@@ -6,6 +6,7 @@ Source: Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017, section 
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -64,11 +65,13 @@ def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
     return inflated
 
 
-def inflate(network: ImageNetwork, how: str) -> ResNet3D:
-    """The encoder of the paper with the kernels of a network of images.
+def inflate(network: ImageNetwork, how: str, like: Mapping[str, Any] | None = None) -> ResNet3D:
+    """An encoder of clips with the kernels of a network of images.
 
     Args:
       how: see `inflated_kernel`.
+      like: what that network leaves open, as arguments of `ResNet3D`: the kernels' extent in time,
+        and the stem. As in the paper if None.
 
     Raises:
       ValueError: a tensor is missing or of another shape; lists them.
@@ -79,6 +82,7 @@ def inflate(network: ImageNetwork, how: str) -> ResNet3D:
         padding=network.padding,
         pixel_mean=network.pixel_mean,
         pixel_std=network.pixel_std,
+        **(like or {}),
     )
     encoder.build()
     wanted = dict(parts_of(encoder))

@@ -24,9 +24,9 @@ def torch_weights() -> dict[str, np.ndarray]:
     return module.torch_weights(18)
 
 
-def inflate(source: Path, output: Path) -> subprocess.CompletedProcess:
+def inflate(source: Path, output: Path, *flags: str) -> subprocess.CompletedProcess:
     tool = ROOT / "tools" / "inflate.py"
-    command = [sys.executable, tool, f"--source={source}", f"--output={output}"]
+    command = [sys.executable, tool, f"--source={source}", f"--output={output}", *flags]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -48,6 +48,25 @@ def test_safetensors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"padding='symmetric' \(here 'same'\), pixel_mean="):
         checkpoints.check_architecture(ResNet3D(18), output)
     checkpoints.check_architecture(ResNet3D.from_config(encoder.get_config()), output)
+
+
+def test_our_frames_inflated_like_a_run(tmp_path: Path) -> None:
+    open_ends = {"temporal_kernels": [3, 1, 3, 1], "stem_kernel": [3, 5, 5], "stem_pool": False}
+    frames = ResNet3D(10, 0.25, (1, 1, 1, 1), (1, 5, 5), (1, 2, 2), stem_pool=False)
+    clips = ResNet3D(10, 0.25, **open_ends)
+    for name, encoder, shape in (
+        ("frames", frames, (1, 40, 40, 3)),
+        ("run", clips, (8, 40, 40, 3)),
+    ):
+        encoder.build()
+        checkpoints.save_as_run(encoder, shape, tmp_path / name)
+    done = inflate(tmp_path / "frames", tmp_path / "out", f"--like={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    encoder, facts = checkpoints.load_encoder(tmp_path / "out")
+    assert encoder.get_config() == clips.get_config() and facts["input_shape"] == [8, 40, 40, 3]
+    still = np.repeat(np.random.default_rng(0).random([2, 1, 40, 40, 3], np.float32), 8, axis=1)
+    features = encoder(still, training=False)
+    np.testing.assert_allclose(features, frames(still[:, :1], training=False), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
