@@ -142,10 +142,14 @@ def write_report(paths: list[str], output: Path, note: str) -> None:
     sections = [page.Section("Read this first", page.paragraph(note))] if note else []
     sections += [page.Section("How to read the tables", page.paragraph(tables.LEGEND))]
     sections += _of_tables(runs)
+    shown = set()
     for path in tables.files(paths, "*.json"):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "encoders" in content:
-            sections.append(_of_evaluation(path, content))
+            cell = content["cell"], content["protocol"]["train"]["data"]
+            if content["cell"] is None or cell not in shown:  # one of several seeds is enough
+                sections.append(_of_evaluation(path, content))
+            shown.add(cell)
     folders = [path.parent for path in tables.files(paths, "run.json")]
     if folders:
         sections.append(_of_training(folders))
