@@ -31,7 +31,7 @@ import preparation
 import tensorflow as tf
 from official.projects.video_ssl.dataloaders import video_ssl_input as garden
 
-from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.augment.chain import Augmentation, Chain, ViewChains
 from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Greyscale, Solarise
 from cvrl_tf.data import clips, pipeline, records, schema, views
 
@@ -52,7 +52,8 @@ def write_records(folder: Path) -> None:
     scene = (HEIGHT + preparation.LENGTH // 2, WIDTH + preparation.LENGTH)
     with tf.io.TFRecordWriter(str(folder / shard)) as writer:
         for seed in range(VIDEOS):
-            coarse = preparation.texture(*(s * 3 // 4 for s in scene), np.random.default_rng(seed))
+            height, width = (s * 3 // 4 for s in scene)
+            coarse = preparation.texture(height, width, np.random.default_rng(seed))
             pixels = tf.saturate_cast(tf.image.resize(coarse, scene, "bicubic"), tf.uint8)
             example = tf.train.SequenceExample()
             example.context.feature[schema.LABEL_INDEX].int64_list.value.append(0)
@@ -87,7 +88,7 @@ def of_garden(folder: Path, threads: int, size: int, is_ssl: bool) -> tf.data.Da
 
 def photometric() -> ViewChains:
     """The preset of gin/common/augment_asymmetric.gin, which is the Garden's."""
-    colour = [ColorJitter(), Greyscale()]
+    colour: list[Augmentation] = [ColorJitter(), Greyscale()]
     return ViewChains(
         [
             Chain([*colour, GaussianBlur(probability=1.0)]),
@@ -203,7 +204,7 @@ def seconds_of(folder: Path, threads: int) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    found = {}
+    found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_records(folder)
@@ -217,7 +218,7 @@ def main() -> None:
         for ours in ("host", "whole"):
             if ours in seconds:
                 ratios[f"{ours}_vs_garden{suffix}"] = measure.speed_up(seconds, ours, "garden")
-    milliseconds = {
+    milliseconds: dict[str, dict[str, float | str]] = {
         case: {name: round(1000 * statistics.median(each), 1) for name, each in seconds.items()}
         for case, seconds in found.items()
     }

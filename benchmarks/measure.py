@@ -7,12 +7,14 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    contenders: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
     """Seconds that each takes, in each round; they take turns, so that noise meets all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):

@@ -7,6 +7,7 @@ the short side to 256 and write JPEGs of like size and quality. The videos are m
 with the spectrum of natural images, moving, as H.264.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -94,7 +95,8 @@ def size_of(folder: Path) -> int:
 
 
 def main() -> None:
-    ratios, figures = {}, {}
+    ratios: dict[str, float] = {}
+    figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for key, width, height, count in [("256", 340, 256, 96), ("720", 1280, 720, 24)]:
@@ -105,8 +107,8 @@ def main() -> None:
                 write_video(videos / f"{i:03d}.mp4", width, height, seed=i)
             seconds = measure.alternate(
                 {
-                    "ours": lambda videos=videos: ours(videos, work / "records"),
-                    "ffmpeg": lambda videos=videos: with_ffmpeg(videos, work / "jpegs"),
+                    "ours": functools.partial(ours, videos, work / "records"),
+                    "ffmpeg": functools.partial(with_ffmpeg, videos, work / "jpegs"),
                 },
                 ROUNDS,
             )

@@ -17,11 +17,11 @@ import measure
 import numpy as np
 import tf_keras as keras
 
-from cvrl_tf import distribution, runner
+from cvrl_tf import checkpoints, distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.evaluation import tables
-from cvrl_tf.evaluation.features import FeatureStore, calibrate, fingerprint
+from cvrl_tf.evaluation.features import FeatureStore, calibrate
 from cvrl_tf.evaluation.probe import linear_probe
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
@@ -91,10 +91,15 @@ def re_encoded(records: Path, folder: Path) -> float:
     return tables.log_lines(folder)[-1]["test/top1"]
 
 
-def cached(records: Path, folder: Path, *sweep: tuple[float, ...]) -> float:
+def cached(
+    records: Path,
+    folder: Path,
+    learning_rates: tuple[float, ...] = (LEARNING_RATE,),
+    weight_decays: tuple[float, ...] = (0.0,),
+) -> float:
     """Top-1 of the probe on features that are computed here, by the same settings or a sweep."""
     store, model = FeatureStore(folder), encoder(records)
-    made_of = fingerprint(model)
+    made_of = checkpoints.fingerprint(model)
     train, test = (
         store.get("r3d18", made_of, lambda: model, views_of(records, s), 16)
         for s in ("train", "test")
@@ -103,7 +108,8 @@ def cached(records: Path, folder: Path, *sweep: tuple[float, ...]) -> float:
         (train.views, train.labels),
         test.views,
         CLASSES,
-        *(sweep or [(LEARNING_RATE,), (0.0,)]),
+        learning_rates,
+        weight_decays,
         epochs=EPOCHS,
         batch=TRAIN,
         standardize=False,

@@ -1,15 +1,18 @@
 """Checkpoints: where a run resumes, and encoders for another. Every restore says what matched."""
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 ENCODER_FILE = "encoder.json"
+EXPORT_FILE = "assets.extra/cvrl_tf.json"  # in an export; TensorFlow looks for nothing there
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -158,22 +161,42 @@ def check_architecture(encoder: keras.Model, path: str | Path) -> None:
         )
 
 
-def save_encoder_config(encoder: keras.Model, input_shape: tuple, folder: str | Path) -> None:
-    """Writes beside the checkpoints what `load_encoder` needs.
+# How an encoder's clips come about, beside their shape; see `save_encoder_config`.
+SAMPLING = ("stride", "fps", "short_side", "record_fps")
+
+
+def save_encoder_config(
+    encoder: keras.Model,
+    input_shape: tuple,
+    folder: str | Path,
+    stride: int = 2,
+    fps: float | None = None,
+    short_side: int = 256,
+    record_fps: float | None = None,
+    **facts: Any,
+) -> None:
+    """Writes beside the checkpoints what `load_encoder` and the export need.
 
     Args:
       encoder: a serializable Keras model.
       input_shape: (T, H, W, 3) of the clips it was trained on.
       folder: the run's folder.
+      stride: of the clips; the authors' is 2.
+      fps: the rate in which it counts, see `clips.at_rate`.
+      short_side: of the records' frames, pixels.
+      record_fps: to which the records' videos were resampled; None for their own.
+      facts: what else the export must know, for JSON; see `saved_model.export`.
     """
     content = {
         "encoder": keras.saving.serialize_keras_object(encoder),
         "input_shape": list(input_shape),
+        **dict(zip(SAMPLING, (stride, fps, short_side, record_fps), strict=True)),
+        **facts,
     }
     (Path(folder) / ENCODER_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path) -> str:
+def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path, **facts: Any) -> str:
     """Writes an encoder as a run would, for `initial_checkpoint`, export and evaluation.
 
     Args: as `save_encoder_config`; the folder is made.
@@ -182,7 +205,7 @@ def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path) ->
       The checkpoint's prefix.
     """
     (Path(folder) / "checkpoints").mkdir(parents=True)
-    save_encoder_config(encoder, input_shape, folder)
+    save_encoder_config(encoder, input_shape, folder, **facts)
     prefix = Path(folder) / "checkpoints" / "ckpt"
     return tf.train.Checkpoint(encoder=encoder).save(str(prefix))
 
@@ -222,30 +245,38 @@ def encoder_of(checkpoint: str | Path | None, build: Callable[..., keras.Model])
     return build(**{name: value for name, value in config.items() if name != "recompute"})
 
 
-def build_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
+def build_encoder(path: str | Path) -> keras.Model:
     """Rebuilds the encoder of a run, randomly initialised.
 
     Args:
       path: see `resolve`.
 
-    Returns:
-      The built encoder, and what stands in `encoder.json`.
-
     Raises:
       FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
     """
-    content = encoder_facts(path)
-    encoder = keras.saving.deserialize_keras_object(content["encoder"])
+    encoder = keras.saving.deserialize_keras_object(encoder_facts(path)["encoder"])
     encoder.build((None, None, None, None, 3))
-    return encoder, content
+    return encoder
 
 
-def load_encoder(path: str | Path) -> tuple[keras.Model, dict[str, Any]]:
-    """As `build_encoder`, with the weights of the checkpoint.
+def load_encoder(path: str | Path) -> keras.Model:
+    """The encoder of a run: clips, float [B, T, H, W, 3] in [0, 1], to features [B, D].
+
+    Args:
+      path: a run's folder, which means its latest checkpoint, or what else `resolve` knows.
 
     Raises:
+      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
       ValueError: the weights do not fit the architecture.
     """
-    encoder, content = build_encoder(path)
+    encoder = build_encoder(path)
     initialise(encoder, path)
-    return encoder, content
+    return encoder
+
+
+def fingerprint(encoder: keras.Model) -> str:
+    """A digest of architecture and weights."""
+    digest = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True).encode())
+    for weight in encoder.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()

@@ -19,10 +19,17 @@ class Data(Protocol):
     """What the runner needs of `data.pipeline.Pipeline`."""
 
     num_examples: int
-    summary: dict[str, Any]
+    labels: list[str]
+
+    @property
+    def summary(self) -> dict[str, Any]: ...
 
     def stream(
-        self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext
+        self,
+        global_batch: int,
+        seed: int = 0,
+        first_step: int = 0,
+        context: tf.distribute.InputContext | None = None,
     ) -> tf.data.Dataset: ...
 
     def once(self, global_batch: int, context: tf.distribute.InputContext) -> tf.data.Dataset: ...
@@ -348,8 +355,11 @@ class Run:
         )
 
     def _write_facts(self) -> None:
-        clip = tuple(self._views_spec().shape[2:])
-        checkpoints.save_encoder_config(self.model.encoder, clip, self.model_dir)
+        clip, data = tuple(self._views_spec().shape[2:]), self._train_data.summary
+        facts = {name: data[name] for name in checkpoints.SAMPLING} | self.model.facts
+        if "classifier" in self.model.checkpoint_roots:
+            facts["labels"] = self._train_data.labels
+        checkpoints.save_encoder_config(self.model.encoder, clip, self.model_dir, **facts)
         run_folder.write_facts(
             self.model_dir,
             seed=self._seed,
@@ -360,16 +370,15 @@ class Run:
             epochs=self._epochs,
             cell=self._cell,
             initial_checkpoint=self._initial_checkpoint and str(self._initial_checkpoint),
-            train=self._train_data.summary,
+            train=data,
             test=self._eval_data.summary if self._eval_data is not None else None,
         )
 
     def _show_views(self) -> None:
         """The first examples of the first batch, a row of frames for each view, as a picture in the
         folder and for TensorBoard."""
-        context = tf.distribute.InputContext(num_replicas_in_sync=1)
         number = min(_VIEWS_SHOWN, self.global_batch)  # a batch of fewer begins with the same ones
-        batch = next(iter(self._train_data.stream(number, self._seed, 0, context)))
+        batch = next(iter(self._train_data.stream(number, self._seed)))
         views = self.model.augment(batch["frames"], batch["seeds"])
         frames = tf.reshape(views, batch["frames"].shape)
         times = tf.cast(
@@ -386,8 +395,7 @@ class Run:
 
     def _views_spec(self) -> tf.TensorSpec:
         """Of the training views, [B, V, T, H, W, 3]."""
-        context = tf.distribute.InputContext(num_replicas_in_sync=1)
-        return self._train_data.stream(self.global_batch, 0, 0, context).element_spec["frames"]
+        return self._train_data.stream(self.global_batch).element_spec["frames"]
 
 
 def _create_slots(model: keras.Model) -> None:

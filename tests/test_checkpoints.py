@@ -168,7 +168,8 @@ def test_load_encoder_gives_the_same_features(tmp_path: Path) -> None:
     encoder.build()
     make_distinct(encoder)
     save_run(tmp_path / "run", encoder)
-    loaded, content = checkpoints.load_encoder(tmp_path / "run")
+    loaded = checkpoints.load_encoder(tmp_path / "run")
+    content = checkpoints.encoder_facts(tmp_path / "run")
     np.testing.assert_allclose(features_of(loaded), features_of(encoder), rtol=1e-6)
     assert content["input_shape"] == [4, 32, 32, 3]
     assert loaded.get_config() == encoder.get_config()
@@ -179,11 +180,11 @@ def test_building_with_the_same_seed_gives_the_same_weights(tmp_path: Path) -> N
     encoder = small_encoder(seed=3)
     save_run(tmp_path / "run", encoder)
     keras.utils.set_random_seed(3)
-    again, _ = checkpoints.build_encoder(tmp_path / "run")
+    again = checkpoints.build_encoder(tmp_path / "run")
     for one, other in zip(encoder.variables, again.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     keras.utils.set_random_seed(4)
-    other, _ = checkpoints.build_encoder(tmp_path / "run")
+    other = checkpoints.build_encoder(tmp_path / "run")
     assert np.any(other.variables[0].numpy() != encoder.variables[0].numpy())
 
 

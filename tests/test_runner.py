@@ -304,7 +304,7 @@ def test_what_a_run_leaves(undisturbed: runner.Run, noise_records: Path) -> None
     names = sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
     assert names == [f"ckpt-{step}.index" for step in (2, 3, 4, 6, 8, 9)]
 
-    encoder, content = checkpoints.load_encoder(folder)
+    encoder, content = checkpoints.load_encoder(folder), checkpoints.encoder_facts(folder)
     assert content["input_shape"] == [4, 16, 16, 3]
     frames = tf.random.uniform([2, 4, 16, 16, 3])
     np.testing.assert_array_equal(encoder(frames), undisturbed.model.encoder(frames))

@@ -77,7 +77,7 @@ def test_two_processes_train_to_the_weights_of_one(
     facts = json.loads((tmp_path / "two" / "run.json").read_text())
     assert facts["replicas"] == 2
     expected, result = (
-        checkpoints.load_encoder(tmp_path / name)[0].get_weights() for name in ("one", "two")
+        checkpoints.load_encoder(tmp_path / name).get_weights() for name in ("one", "two")
     )
     for ours, theirs in zip(result, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
@@ -99,14 +99,7 @@ def test_mistakes_end_at_once_with_value_and_remedy(
     run = tmp_path / "run"
     assert train(child_environment, run, data, *TINY).returncode == 0
     mirrored = ["STRATEGY='mirrored'", "distribution.strategy.logical_cpus=2"]
-    probe = [
-        data,
-        f"CHECKPOINT='{run}'",
-        "EVAL_SPLIT='test'",
-        "runner.Run.global_batch=4",
-        "runner.Run.eval_batch=1",
-        "resnet3d.ResNet3D.depth=18",
-    ]
+    deeper = [data, *TINY, f"runner.Run.initial_checkpoint='{run}'", "resnet3d.ResNet3D.depth=18"]
     mistakes = {
         # what is wrong: (parameters, recipe, what the message must say)
         "misspelt parameter": (
@@ -131,8 +124,8 @@ def test_mistakes_end_at_once_with_value_and_remedy(
             ["global_batch=5", "2 replicas", "such as 4"],
         ),
         "checkpoint of another depth": (
-            probe,
-            "gin/probe/k400.gin",
+            deeper,
+            "gin/demo/pretrain.gin",
             ["ckpt-4", "another depth or width", "missing there: encoder/blocks/"],
         ),
         "no such recipe": ([data], "gin/no_such.gin", ["gin/no_such.gin"]),

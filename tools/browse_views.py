@@ -27,7 +27,6 @@ from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.evaluation.comparison import Comparison
 
 # isort: split
-import tensorflow as tf
 
 commands.define_gin_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Picture: .png, .gif or .webp.", required=True)
@@ -80,11 +79,10 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
       FileNotFoundError: no records there.
       ValueError: gin has parsed no recipe, or its batch does not suit the data.
     """
-    context = tf.distribute.InputContext(num_replicas_in_sync=1)
     if _is_configured(Comparison):
         (data,) = _bound(Comparison, "train_data")
         augment = ViewChains([Chain()])
-        batches = data.once(min(num_clips, data.num_examples), context)
+        batches = data.once(min(num_clips, data.num_examples))
     elif _is_configured(runner.Run):
         names = "train_data", "seed", "global_batch", "task"
         data, seed, global_batch, _ = _bound(runner.Run, *names)
@@ -98,7 +96,7 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
                 'examples; take less: --gin_param="runner.Run.global_batch=..."'
             )
         # An example and its draws depend on its position alone, so no whole batch need be made.
-        batches = data.stream(min(num_clips, seen), seed, 0, context)
+        batches = data.stream(min(num_clips, seen), seed)
     else:
         raise ValueError(
             f"{', '.join(flags.FLAGS.gin_file)}: no run and no probe in it; "
@@ -107,7 +105,7 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
     batch = next(iter(batches))
     frames = augment(batch["frames"], batch["seeds"]).numpy().reshape(batch["frames"].shape)
     captions = [
-        f"{number}: {data.info.labels[label]}" if label >= 0 else f"video {number}"
+        f"{number}: {data.labels[label]}" if label >= 0 else f"video {number}"
         for number, label in enumerate(batch["label"].numpy(), 1)
     ]
     return np.round(255 * frames).astype(np.uint8), captions

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{str(output)!r} is there already: remove it, or choose another --output.")
     with commands.explained():
         if _TO_GARDEN.value:
-            encoder, _ = checkpoints.load_encoder(_CHECKPOINT.value)
+            encoder = checkpoints.load_encoder(_CHECKPOINT.value)
             garden.save(encoder, output)
             unused: list[str] = []
             written = str(output)

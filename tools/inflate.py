@@ -10,6 +10,7 @@ tells what it is; it must be a ResNet v1.5, with the stride on the 3x3 convoluti
 open, the kernels' extent in time and the stem, is as in the paper, or as in the run of --like.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,11 +40,12 @@ def main(argv: list[str]) -> None:
     source, output = Path(_SOURCE.value), Path(_OUTPUT.value)
     if output.exists():
         sys.exit(f"{str(output)!r} is there already: remove it, or choose another --output.")
-    clip, like = _CLIP, None
+    clip, like, sampling = _CLIP, None, {}
     with commands.explained():
         if _LIKE.value:
             facts = checkpoints.encoder_facts(_LIKE.value)
             clip = tuple(facts["input_shape"])
+            sampling = {name: facts[name] for name in checkpoints.SAMPLING}
             like = {name: facts["encoder"]["config"][name] for name in _OPEN}
         if source.suffix == ".safetensors":
             from safetensors.numpy import load_file
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> None:
         else:
             prefix = checkpoints.resolve(source)
             if (Path(prefix).parent.parent / checkpoints.ENCODER_FILE).exists():
-                network = inflation.from_encoder(checkpoints.load_encoder(source)[0])
+                network = inflation.from_encoder(checkpoints.load_encoder(source))
             else:
                 reader = tf.train.load_checkpoint(prefix)
                 names = reader.get_variable_to_shape_map()
@@ -60,8 +62,14 @@ def main(argv: list[str]) -> None:
                 read = inflation.from_simclr if is_simclr else inflation.from_garden
                 network = read({name: reader.get_tensor(name) for name in names})
         encoder = inflation.inflate(network, _HOW.value, like)
-    written = checkpoints.save_as_run(encoder, clip, output)
-    print(f"Inflated all {len(encoder.variables)} tensors of R3D-{network.depth} into {written}.")
+    about = source / "run.json"
+    aside = output.with_name(f".{output.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoints.save_as_run(encoder, clip, aside, **sampling)
+    if about.exists():  # our own run, whose epochs a report wants to know
+        shutil.copy(about, aside)
+    aside.rename(output)  # all of it or nothing
+    print(f"Inflated all {len(encoder.variables)} tensors of R3D-{network.depth} into {output}.")
 
 
 if __name__ == "__main__":

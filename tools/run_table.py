@@ -15,6 +15,7 @@ such file, its ablation.gin; gin/common/demo is one.
 
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -70,17 +71,21 @@ class Plan:
         self.steps: dict[str, Step] = {}
 
     def _add(self, name: str, *command: str) -> None:
-        self.steps.setdefault(name, Step(name, command))
+        if self.steps.setdefault(name, Step(name, command)).command != command:
+            sys.exit(f"Two steps would be called {name}: give folders of different names.")
 
     def _gin(self, recipe: str, seed_of: str, seed: int, **macros: str | None) -> list[str]:
         recipes = [recipe]
         if _OVERLAY.value:
-            inside = Path(_OVERLAY.value) / Path(recipe).relative_to("gin")
+            inside = Path(_absolute(_OVERLAY.value)) / Path(recipe).relative_to("gin")
             found = [p for p in (inside, inside.parent.with_suffix(".gin")) if p.is_file()]
             recipes += map(str, found[:1])
-        macros = {"DATA_DIR": _DATA_DIR.value, **macros}
+        macros = {"DATA_DIR": _absolute(_DATA_DIR.value), **macros}
         params = [f"{name}={value!r}" for name, value in macros.items()]
-        params += [f"{seed_of}.seed={seed}", *_GIN_PARAM.value]
+        params.append(f"{seed_of}.seed={seed}")
+        # An evaluation knows no training's parameters, but for what recipes have as macros.
+        macros_alone = seed_of != "runner.Run"
+        params += [p for p in _GIN_PARAM.value if not macros_alone or re.match(r"\w+\s*=", p)]
         return [f"--gin_file={r}" for r in recipes] + [f"--gin_param={p}" for p in params]
 
     def train(self, name: str, recipe: str, seed: int = 0, **macros: str | None) -> str:
@@ -95,7 +100,7 @@ class Plan:
         cvrl = self.train("pretrain/cvrl", "gin/pretrain/k400.gin")
         if method == "CVRL":
             return cvrl
-        source = _IMAGENET.value
+        source = _IMAGENET.value and _absolute(_IMAGENET.value)
         if method == "SimCLR":
             source = self.train("pretrain/simclr", "gin/baselines/simclr.gin")
         name = f"pretrain/{method.lower()}_inflated"
@@ -134,7 +139,7 @@ class Plan:
                 self.train(
                     f"finetune/{data}-{method.lower()}",
                     recipe,
-                    DATA_DIR=folder,
+                    DATA_DIR=_absolute(folder),
                     CHECKPOINT=checkpoint,
                     CELL=f"2/{method}",
                 )
@@ -145,7 +150,7 @@ class Plan:
         for percent in (1, 10):
             name = f"{percent}pct"
             if f"train_{name}" not in self._splits:
-                flags_ = f"--data_dir={_DATA_DIR.value}", f"--percent={percent}"
+                flags_ = f"--data_dir={_absolute(_DATA_DIR.value)}", f"--percent={percent}"
                 self._add(f"subset/{name}", "tools/make_subset.py", *flags_)
             for method, checkpoint in checkpoints.items():
                 self.train(
@@ -160,6 +165,11 @@ class Plan:
             for row, name in _ABLATION.items():
                 run = self.train(f"ablation/{name}-{seed}", f"gin/ablation/k400_{name}.gin", seed)
                 self.probe(f"4-{name}-{seed}", f"4/{row}", run, seed)
+
+
+def _absolute(path: str) -> str:
+    """Of the caller's folder: the steps run in the project's."""
+    return str(Path(path).resolve())
 
 
 def _methods() -> Iterator[str]:
@@ -204,7 +214,7 @@ def _run(steps: list[Step], done: Path) -> None:
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected {argv[1:]}.")
-    output = Path(_OUTPUT.value)
+    output = Path(_OUTPUT.value).resolve()
     try:
         splits, *_ = (
             schema.DatasetInfo.load(folder).splits
@@ -218,7 +228,8 @@ def main(argv: list[str]) -> None:
     done = output / "done"
     left = _left(list(plan.steps.values()), done)
     if _DRY_RUN.value:
-        print("\n".join(f"python {shlex.join(step.command)}" for step in left))
+        for step in left:
+            print(f"python {shlex.join(step.command)}")
         return
     _run(left, done)
     report = ["-m", "cvrl_tf.report", str(output), f"--output={output / 'report'}"]

@@ -11,9 +11,17 @@ import tensorflow as tf
 
 
 class ClipSampler(Protocol):
-    """Frame indices [V, T] from a video's length, int32 [], and a seed, int32 [2]."""
+    """Frame indices [V, T] from a video's length, int32 [], and a seed, int32 [2]; T and the stride
+    stand beside them."""
 
-    num_clips: int
+    @property
+    def num_frames(self) -> int: ...
+
+    @property
+    def stride(self) -> int: ...
+
+    @property
+    def num_clips(self) -> int: ...
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor: ...
 

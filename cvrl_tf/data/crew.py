@@ -9,19 +9,19 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import BinaryIO, cast
 
-import cv2
 from etils import epath
 from tqdm import tqdm
 
 from cvrl_tf.data import files, manifest, schema, wire
 from cvrl_tf.data.annotations import Video
-from cvrl_tf.data.encoding import EncodedVideo, FrameOptions, UnusableVideo, encode_video
+from cvrl_tf.data.encoding import EncodedVideo, FrameOptions, UnusableVideo, encode_video, quiet
 from cvrl_tf.data.manifest import Outcome
 
 
@@ -54,7 +54,11 @@ def is_done(output: epath.Path, shard: str) -> bool:
 
 
 def write_shards(
-    shards: dict[str, list[Video]], job: Job, workers: int | None = None, patience: float = 600.0
+    shards: dict[str, list[Video]],
+    job: Job,
+    workers: int | None = None,
+    patience: float = 600.0,
+    stop: threading.Event | None = None,
 ) -> None:
     """Writes shards with the processes of this machine.
 
@@ -63,11 +67,12 @@ def write_shards(
       job: what to do with them.
       workers: processes; by default one for every core that this process may use.
       patience: seconds for one video, after which its decoder is taken to hang.
+      stop: ends the work when it is set; for callers that show progress themselves.
 
     Raises:
       RuntimeError: a worker failed for a reason that lies in no video.
     """
-    Crew(shards, job, patience).run(workers or len(os.sched_getaffinity(0)))
+    Crew(shards, job, patience, stop).run(workers or len(os.sched_getaffinity(0)))
 
 
 class Crew:
@@ -78,11 +83,18 @@ class Crew:
     So it goes with one that has been silent for too long.
     """
 
-    def __init__(self, shards: dict[str, list[Video]], job: Job, patience: float) -> None:
+    def __init__(
+        self,
+        shards: dict[str, list[Video]],
+        job: Job,
+        patience: float,
+        stop: threading.Event | None = None,
+    ) -> None:
         """Args:
         shards: the videos of each, in the order of its records.
         job: what to do with them.
         patience: seconds for one video.
+        stop: see `write_shards`; without it there is a progress bar.
         """
         self._shards = shards
         self._job = job
@@ -94,14 +106,16 @@ class Crew:
         self._at_work: dict[Connection, str] = {}
         self._heard: dict[Connection, float] = {}
         self._frames = 0
-        self._bar = tqdm(total=sum(len(videos) for videos in shards.values()), unit=" videos")
+        total = sum(len(videos) for videos in shards.values())
+        self._bar = tqdm(total=total, unit=" videos", disable=stop is not None)
+        self._stop = stop or threading.Event()
 
     def run(self, workers: int) -> None:
         """Writes all shards."""
         try:
             for _ in range(min(workers, len(self._shards))):
                 self._hire()
-            while self._processes:
+            while self._processes and not self._stop.is_set():
                 for connection in wait(list(self._processes), timeout=1.0):
                     self._hear(cast(Connection, connection))
                 self._dismiss_the_silent()
@@ -171,17 +185,15 @@ class Crew:
 
     def _show(self, outcome: Outcome) -> None:
         self._frames += outcome.num_frames
-        rate = self._frames / max(self._bar.format_dict["elapsed"], 1e-3)
-        self._bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
+        if not self._bar.disable:
+            rate = self._frames / max(self._bar.format_dict["elapsed"], 1e-3)
+            self._bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
         self._bar.update()
 
 
 def _work(connection: Connection, job: Job) -> None:
     """The life of a worker."""
-    cv2.setNumThreads(1)
-    # What is wrong with a video is said once, by name.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    quiet()
     try:
         while True:
             connection.send(None)

@@ -48,6 +48,7 @@ class EncodedVideo:
       height: of the stored frames, pixels.
       width: of the stored frames, pixels.
       warning: that fewer frames decode than the container announces; else empty.
+      goes_on: whether the video has frames behind the last one wanted.
     """
 
     jpegs: wire.Jpegs
@@ -55,6 +56,15 @@ class EncodedVideo:
     height: int
     width: int
     warning: str
+    goes_on: bool
+
+
+def quiet() -> None:
+    """To be called in a process that decodes beside others: one thread, and nothing on the
+    terminal, as what is wrong with a video is said once, by name."""
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def encode_video(
@@ -103,7 +113,48 @@ def encode_video(
     if size is None:
         raise UnusableVideo(f"no frame from {start:g} s on" if start else "no frame decodes")
     rate = options.fps or decoder.rate
-    return EncodedVideo(jpegs, rate, height=size[1], width=size[0], warning=decoder.shortfall)
+    return EncodedVideo(
+        jpegs,
+        rate,
+        height=size[1],
+        width=size[0],
+        warning=decoder.shortfall,
+        goes_on=decoder.goes_on,
+    )
+
+
+def glimpse(
+    path: str | Path, start: float, end: float, num_frames: int, short_side: int
+) -> np.ndarray | None:
+    """Some frames of a video to look at, about where they should be; None if it can't be read.
+
+    Args:
+      path: of the video.
+      start, end: seconds, between which the frames are spread.
+      num_frames: at most so many.
+      short_side: of the frames, pixels.
+
+    Returns:
+      uint8 [L, H, W, 3], RGB.
+    """
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        return None
+    capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * start)
+    frames: list[np.ndarray] = []
+    while len(frames) < _MOST_FRAMES and (frame := capture.read()[1]) is not None:
+        scale = short_side / min(frame.shape[:2])
+        size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+        frames.append(_resize(frame, size)[:, :, ::-1])
+        if capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 >= end:
+            break
+    if not frames:
+        return None
+    chosen = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)
+    return np.stack([frames[i] for i in chosen])
+
+
+_MOST_FRAMES = 500  # of a clip, in videos whose times don't tell where it ends
 
 
 class _Decoder:
@@ -116,6 +167,7 @@ class _Decoder:
       shortfall: in words, that fewer frames decode than the container announces; known at the end.
       is_truncated: whether that is more than a wrong count. The count is often an estimate from the
         duration, hence a slack of 2 % or 2 frames.
+      goes_on: whether there was a frame at the end that was asked for, or after it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -128,7 +180,7 @@ class _Decoder:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0  # NaN as well
         self.shortfall = ""
-        self.is_truncated = False
+        self.is_truncated = self.goes_on = False
 
     def decode(self, start: float, end: float | None) -> Iterator[tuple[float, np.ndarray]]:
         """Times in seconds and frames, uint8 [H, W, 3], BGR, of the seconds [start, end)."""
@@ -137,6 +189,7 @@ class _Decoder:
             decoded += 1
             seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if end is not None and seconds >= end:
+                self.goes_on = True
                 return
             if not start or seconds >= start:
                 yield seconds, frame

@@ -17,7 +17,8 @@ _CLIPS, _CROPS, _PHOTOMETRIC = range(3)
 class Pipeline:
     """Views of one split, for training (`stream`) or in order, once (`once`).
 
-    A batch is a dict:
+    A batch is a dict::
+
       frames: uint8 [B, V, T, H, W, 3]; V counts clips x crops. Float32 in [0, 1] if the pipeline
         augments them.
       seeds: int32 [B, V, 2], one a view, for the photometric augmentation.
@@ -28,6 +29,7 @@ class Pipeline:
 
     Attributes:
       num_examples, num_views: of the split, and of an example.
+      labels: names of the classes; empty in unlabelled data.
       skip_damaged: as given.
     """
 
@@ -66,9 +68,10 @@ class Pipeline:
           FileNotFoundError: no records there, or a shard is missing.
           ValueError: no such split, or it is empty.
         """
-        self.info = schema.DatasetInfo.load(data_dir)
-        split_info = self.info.split(split)
+        info = schema.DatasetInfo.load(data_dir)
+        split_info = info.split(split)
         self.num_examples = split_info.num_examples
+        self.labels = info.labels
         self.num_views = clips.num_clips * crop.num_crops
         self._paths = records.shard_paths(data_dir, split_info)
         self._clips = clips
@@ -80,16 +83,20 @@ class Pipeline:
         self.skip_damaged = skip_damaged
         self._split = split
         self._data = Path(data_dir).name
+        self._records = {"short_side": info.short_side, "record_fps": split_info.fps}
 
     @property
     def summary(self) -> dict[str, Any]:
         """What a reader of results must know, for JSON: data, the folder's name; split; videos;
-        views of each."""
+        views of each; and how the clips come about, see `checkpoints.save_encoder_config`."""
         return {
             "data": self._data,
             "split": self._split,
             "videos": self.num_examples,
             "views": self.num_views,
+            "stride": self._clips.stride,
+            "fps": self._fps,
+            **self._records,
         }
 
     @property
@@ -104,7 +111,11 @@ class Pipeline:
         }
 
     def stream(
-        self, global_batch: int, seed: int, first_step: int, context: tf.distribute.InputContext
+        self,
+        global_batch: int,
+        seed: int = 0,
+        first_step: int = 0,
+        context: tf.distribute.InputContext | None = None,
     ) -> tf.data.Dataset:
         """Endless training batches, each epoch newly shuffled, from `first_step` on.
 
@@ -116,8 +127,9 @@ class Pipeline:
           global_batch: examples in a step of all replicas.
           seed: of the run.
           first_step: where a resumed run goes on.
-          context: says which part of the global batch this worker prepares.
+          context: says which part of the global batch this worker prepares; None: all of it.
         """
+        context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
         numbered = self._training_order(global_batch, seed, first_step)
         return self._batches(
             numbered, global_batch, seed, context, limit=tf.int64.max, servers=self._servers
@@ -160,17 +172,22 @@ class Pipeline:
         return None
 
     def once(
-        self, global_batch: int, context: tf.distribute.InputContext, seed: int = 0
+        self,
+        global_batch: int,
+        context: tf.distribute.InputContext | None = None,
+        seed: int = 0,
     ) -> tf.data.Dataset:
         """Each example once, in order; the last batch is filled up with weight 0.
 
         Args: as `stream`. There are ceil(num_examples / global_batch) steps.
         """
+        context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
         steps = -(-self.num_examples // global_batch)
         enough = tf.data.INFINITE_CARDINALITY if self.skip_damaged else steps * global_batch
         numbered = records.located(self._paths).repeat().take(enough).enumerate()
         batches = self._batches(numbered, global_batch, seed, context, limit=self.num_examples)
-        return batches.take(steps * context.num_replicas_in_sync // context.num_input_pipelines)
+        batches = batches.take(steps * context.num_replicas_in_sync // context.num_input_pipelines)
+        return records.ending_promptly(batches)
 
     def views_at(self, position: int) -> tf.Tensor:
         """The views of one example of `once`, uint8 [V, T, H, W, 3], without the work for others.
@@ -267,6 +284,30 @@ class Pipeline:
             frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
         weight = tf.cast(position < limit, tf.float32)
         return {"frames": frames, "seeds": seeds, "label": record["label"], "weight": weight}
+
+
+def evaluation_views(
+    serialized: tf.Tensor, clips: clip_samplers.EvenClips, crop: views.EvenCrops, fps: float | None
+) -> tf.Tensor:
+    """The views of one record, as `Pipeline.once` makes them, where nothing is drawn.
+
+    Args:
+      serialized: string [].
+      clips, crop, fps: as of a `Pipeline`.
+
+    Returns:
+      uint8 [K * C, T, size, size, 3]; a clip's crops stand side by side.
+
+    Raises:
+      InvalidArgumentError: it is no record, has no frames, or one that doesn't decode.
+    """
+    record = records.parse(serialized)
+    length = tf.size(record["frames"])
+    some = tf.debugging.assert_positive(length, "A record has at least one frame.")
+    seeds = tf.zeros([clips.num_clips, 2], tf.int32)
+    with tf.control_dependencies([some]):
+        indices = clip_samplers.at_rate(clips, length, seeds[0], record["frame_rate"], fps)
+    return views.extract(record["frames"], indices, crop, seeds)
 
 
 def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:

@@ -103,15 +103,17 @@ def prepare(
     if not all(crew.is_done(folder, name) for name in shards):
         return None
     try:
-        return _enter(folder, split, list(shards))
+        return _enter(folder, split, list(shards), frames.fps)
     except FileNotFoundError:  # another task was done at the same moment, and was faster
         return schema.DatasetInfo.load(folder).splits[split]
 
 
-def _enter(output: epath.Path, split: str, shards: list[str]) -> schema.SplitInfo:
+def _enter(
+    output: epath.Path, split: str, shards: list[str], fps: float | None
+) -> schema.SplitInfo:
     """Merges the shards' manifests, and enters the split in `dataset_info.json`."""
     parts = {name: manifest.read(crew.manifest_of(output, name)) for name in shards}
-    written = _summarise(parts)
+    written = dataclasses.replace(_summarise(parts), fps=fps)
     outcomes = sorted((o for part in parts.values() for o in part), key=lambda o: o.name)
     manifest.write(output / f"{split}_manifest.jsonl", outcomes)
     if not written.num_examples:

@@ -40,6 +40,7 @@ class SplitInfo:
       frame_rates: how many videos have which frame rate; keys like "29.97".
       class_counts: how many videos have which label; empty when unlabelled.
       skipped: input path -> reason, for every video that was not written.
+      fps: frames per second to which the videos were resampled; None for their own.
     """
 
     shards: dict[str, int]
@@ -47,6 +48,7 @@ class SplitInfo:
     frame_rates: dict[str, int]
     class_counts: dict[str, int]
     skipped: dict[str, str]
+    fps: float | None = None
 
     @property
     def num_examples(self) -> int:

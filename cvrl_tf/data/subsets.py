@@ -78,7 +78,7 @@ def write_subset(
 
     num_shards = max(1, math.ceil(len(source.shards) * fraction))
     names = [f"{name}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
-    split_info = schema.SplitInfo(dict.fromkeys(names, 0), 0, {}, {}, {})
+    split_info = schema.SplitInfo(dict.fromkeys(names, 0), 0, {}, {}, {}, source.fps)
     writers = [tf.io.TFRecordWriter(str(Path(data_dir) / f".{name}.tmp")) for name in names]
     written = 0
     for serialized in tqdm(dataset, total=total, desc="copy", unit="video"):

@@ -46,14 +46,7 @@ class Jpegs:
         Returns:
           Size of the record, without its frame of 16 bytes.
         """
-        entries = (
-            _field(1, _field(1, key.encode()) + _field(2, _feature(context[key])))
-            for key in sorted(context)
-        )
-        key = _field(1, schema.FRAMES.encode()) + _head(2, self.num_bytes)
-        entry = _head(1, len(key) + self.num_bytes) + key
-        lists = _head(2, len(entry) + self.num_bytes) + entry
-        head = _field(1, b"".join(entries)) + lists
+        head = self._head(context)
         size = len(head) + self.num_bytes
         length = struct.pack("<Q", size)
         file.write(length + _masked(google_crc32c.value(length)) + head)
@@ -64,6 +57,26 @@ class Jpegs:
             checksum = google_crc32c.extend(checksum, chunk)
         file.write(_masked(checksum))
         return size
+
+    def example(self, context: Context) -> bytes:
+        """These frames as one `SequenceExample`, all in memory.
+
+        Args:
+          context: as of `write_record`.
+        """
+        self._features.seek(0)
+        return self._head(context) + self._features.read()
+
+    def _head(self, context: Context) -> bytes:
+        """All of the `SequenceExample` that stands before the frames."""
+        entries = (
+            _field(1, _field(1, key.encode()) + _field(2, _feature(context[key])))
+            for key in sorted(context)
+        )
+        key = _field(1, schema.FRAMES.encode()) + _head(2, self.num_bytes)
+        entry = _head(1, len(key) + self.num_bytes) + key
+        lists = _head(2, len(entry) + self.num_bytes) + entry
+        return _field(1, b"".join(entries)) + lists
 
 
 def _varint(number: int) -> bytes:

@@ -13,7 +13,7 @@ import tf_keras as keras
 from cvrl_tf import checkpoints
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation import gallery, metrics, neighbours
-from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate, fingerprint
+from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate
 from cvrl_tf.evaluation.probe import linear_probe
 
 
@@ -57,9 +57,9 @@ class Comparison:
         """Raises:
         FileNotFoundError, ValueError: the checkpoint is not there or damaged.
         """
-        self._trained, _ = checkpoints.load_encoder(self.checkpoint)
+        self._trained = checkpoints.load_encoder(self.checkpoint)
         keras.utils.set_random_seed(self.seed)
-        self._random, _ = checkpoints.build_encoder(self.checkpoint)
+        self._random = checkpoints.build_encoder(self.checkpoint)
 
     def run(self, cache: str | Path, pictures: str | Path) -> dict[str, Any]:
         """What a report needs, for JSON.
@@ -74,7 +74,7 @@ class Comparison:
           of test videos by class and class predicted; gallery, see `gallery.nearest_videos`.
         """
         store = FeatureStore(cache)
-        random = fingerprint(self._random)
+        random = checkpoints.fingerprint(self._random)
 
         @functools.cache
         def calibrated() -> keras.Model:
@@ -82,7 +82,7 @@ class Comparison:
             return self._random
 
         made: dict[str, tuple[str, Callable[[], Encoder]]] = {
-            "trained": (fingerprint(self._trained), lambda: self._trained),
+            "trained": (checkpoints.fingerprint(self._trained), lambda: self._trained),
             "random": (random, lambda: self._random),
             "random_calibrated": (f"{random} calibrated on {self.train_data.facts}", calibrated),
             "mean_colour": ("the mean", lambda: mean_colour),
@@ -104,7 +104,7 @@ class Comparison:
         return {
             "cell": self.cell,
             "seed": self.seed,
-            "classes": self.test_data.info.labels,
+            "classes": self.test_data.labels,
             "protocol": protocol,
             "encoders": {name: result for name, (result, _) in measured.items()},
             "confusion": _confusion(test.labels, measured["trained"][1], self.num_classes),

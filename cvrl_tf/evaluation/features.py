@@ -18,7 +18,7 @@ Encoder = Callable[..., tf.Tensor]
 
 
 def _batches(data: Pipeline, batch: int, seed: int = 0) -> tf.data.Dataset:
-    return data.once(batch, tf.distribute.InputContext(num_replicas_in_sync=1), seed)
+    return data.once(batch, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class FeatureStore:
 
         Args: as `extract`, but
           name: of the encoder, for the file's.
-          made_of: what determines the encoder, such as its `fingerprint`.
+          made_of: what determines the encoder, such as `checkpoints.fingerprint`.
           encoder: asked for if the features are not there.
         """
         path, text = self._place(name, made_of, data, copies)
@@ -119,14 +119,6 @@ class FeatureStore:
         text = json.dumps({"encoder": made_of, "copies": copies, **data.facts}, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self.folder / f"{name}-{data.facts['split']}-{digest}.npz", text
-
-
-def fingerprint(encoder: keras.Model) -> str:
-    """A digest of architecture and weights."""
-    digest = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True).encode())
-    for weight in encoder.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
 
 
 def calibrate(encoder: keras.Model, data: Pipeline, batch: int) -> None:

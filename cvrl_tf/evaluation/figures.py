@@ -51,12 +51,13 @@ def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
     figure = Figure(figsize=(7, 0.6 * len(cells) + 1), layout="constrained")
     axes = figure.subplots()
     for number, cell in enumerate(cells.values()):
+        aside = 0.2 if cell.paper is not None else 0.0
         if cell.paper is not None:
-            axes.barh(number - 0.2, cell.paper, 0.38, color=_PAPER)
+            axes.barh(number - aside, cell.paper, 0.38, color=_PAPER)
         if cell.measured is not None:
             value, low, high = cell.measured
             error = [[value - low], [high - value]]
-            axes.barh(number + 0.2, value, 0.38, xerr=error, color=_OURS, capsize=3)
+            axes.barh(number + aside, value, 0.38, xerr=error, color=_OURS, capsize=3)
     axes.set(yticks=range(len(cells)), xlim=(0, 100), title=column)
     axes.set_xlabel("top-1, % (blue: measured; grey: the paper's)")
     axes.set_yticklabels(list(cells))

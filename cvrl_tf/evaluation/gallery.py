@@ -1,7 +1,7 @@
 """Moving pictures of a few test videos and of the training videos nearest to them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -40,8 +40,8 @@ def nearest_videos(
         data, features = of
         path = folder / f"{data.summary['split']}-{position}.webp"
         if not path.exists():
-            _save(data.views_at(position)[0].numpy(), path)
-        return {"picture": str(path), "class": data.info.labels[features.labels[position]]}
+            moving_picture(data.views_at(position)[0].numpy(), path)
+        return {"picture": str(path), "class": data.labels[features.labels[position]]}
 
     (gallery, _), (videos, labels) = train[1].of_videos, test[1].of_videos
     _, first = np.unique(labels, return_index=True)
@@ -60,13 +60,14 @@ def nearest_videos(
     ]
 
 
-def _save(frames: np.ndarray, path: Path) -> None:
-    """Frames uint8 [T, H, W, 3] as an endless moving picture."""
+def moving_picture(frames: np.ndarray, file: Path | BinaryIO) -> None:
+    """Writes frames uint8 [T, H, W, 3] as an endless moving picture, WebP."""
     pictures = [Image.fromarray(frame) for frame in frames]
     for picture in pictures:
         picture.thumbnail((_LONGEST, _LONGEST))
     pictures[0].save(
-        path,
+        file,
+        format="webp",
         save_all=True,
         append_images=pictures[1:],
         duration=round(1000 * _SECONDS / len(pictures)),

@@ -79,16 +79,28 @@ def image(caption: str, path: Path) -> str:
     return _figure(caption, path.read_bytes(), path.suffix[1:])
 
 
+def row(*pictures: tuple[str, bytes | None, str, str]) -> str:
+    """Pictures side by side, each as caption, content (None: it is gone), format, and "query",
+    "same" or "other", which colours its frame."""
+    shown = "".join(
+        _figure(caption, content, kind, of)
+        if content is not None
+        else f'<figure class="{of}"><figcaption>{html.escape(caption)}: gone</figcaption></figure>'
+        for caption, content, kind, of in pictures
+    )
+    return f'<div class="gallery">{shown}</div>\n'
+
+
 def gallery(queries: Sequence[dict[str, Any]]) -> str:
     """What `gallery.nearest_videos` returns: a row a query."""
     rows = []
     for query in queries:
-        shown = [_figure(query["class"], *_file(query), "query")]
+        shown = [(query["class"], *_file(query), "query")]
         for near in query["nearest"]:
             caption = f"{near['class']}, {near['cosine']:.2f}"
             kind = "same" if near["class"] == query["class"] else "other"
-            shown.append(_figure(caption, *_file(near), kind))
-        rows.append('<div class="gallery">' + "".join(shown) + "</div>\n")
+            shown.append((caption, *_file(near), kind))
+        rows.append(row(*shown))
     return "".join(rows)
 
 

@@ -292,6 +292,12 @@ def _pretraining_epochs(checkpoint: str | None) -> int | None:
     return None
 
 
+def _by_share(column: str) -> tuple[str, float]:
+    """Order of columns such as "mine 10 %"."""
+    data, _, share = column.removesuffix(" %").rpartition(" ")
+    return (data, float(share)) if column.endswith(" %") else (column, 0.0)
+
+
 def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]:
     """A table with its measurements, by row and column: first those of the paper, then others."""
     paper = TABLES[table].paper
@@ -301,7 +307,8 @@ def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]
             by_cell[run.row, run.column].append(run)
     of_paper = [column for row in paper.values() for column in row]
     rows = dict.fromkeys([*paper, *(row for row, _ in by_cell)])
-    columns = dict.fromkeys([*of_paper, *(column for _, column in by_cell)])
+    others = sorted((column for _, column in by_cell), key=_by_share)
+    columns = dict.fromkeys([*of_paper, *others])
     return {
         row: {
             column: Cell(paper.get(row, {}).get(column), tuple(by_cell[row, column]))

@@ -16,6 +16,11 @@ class ProjectionHead(keras.Model):
         output_dim: E, units of the last, linear layer.
         """
         super().__init__()
+        self._config = {
+            "hidden_dim": hidden_dim,
+            "num_hidden": num_hidden,
+            "output_dim": output_dim,
+        }
         self.hidden = [keras.layers.Dense(hidden_dim) for _ in range(num_hidden)]
         self.norms = [BatchNorm(momentum=0.997) for _ in range(num_hidden)]
         self.output_layer = keras.layers.Dense(output_dim)
@@ -26,3 +31,6 @@ class ProjectionHead(keras.Model):
         for dense, norm in zip(self.hidden, self.norms, strict=True):
             x = tf.nn.relu(norm(dense(x), training=training))
         return tf.cast(self.output_layer(x), tf.float32)
+
+    def get_config(self) -> dict[str, int]:
+        return dict(self._config)

@@ -51,7 +51,7 @@ def test_measures(
     assert found["protocol"]["train"]["videos"] == 17
     assert found["protocol"]["checkpoint"] == str(checkpoint)
 
-    encoder, _ = checkpoints.load_encoder(checkpoint)
+    encoder = checkpoints.load_encoder(checkpoint)
     made, tested = (features.extract(encoder, data, 5) for data in (train, test))
     probed = probe.linear_probe((made.views, made.labels), tested.views, 2, epochs=5)
     expected = metrics.classification(probed.scores, tested.labels)["top1"].value

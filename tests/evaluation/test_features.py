@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf import checkpoints
 from cvrl_tf.data import clips, pipeline, records, schema, views
-from cvrl_tf.evaluation.features import FeatureStore, calibrate, extract, fingerprint
+from cvrl_tf.evaluation.features import FeatureStore, calibrate, extract
 
 Contexts = Callable[[int], tf.distribute.InputContext]
 
@@ -140,7 +141,7 @@ def test_stored_features_are_used_for_the_same_weights_and_views_alone(
         sampler = clips.EvenClips(4, 2, num_clips)
         data = pipeline.Pipeline(noise_records, sampler, crop, split)
         store = FeatureStore(tmp_path / "store")
-        found = store.get("name", fingerprint(model), lambda: model, data, batch=5)
+        found = store.get("name", checkpoints.fingerprint(model), lambda: model, data, batch=5)
         return found.views, len(calls)
 
     first, steps = features(1, "train")

@@ -51,13 +51,13 @@ def test_nearest_videos(data: tuple, tmp_path: Path) -> None:
         num_nearest=3,
     )
     labels = examples[1]["label"]
-    assert [query["class"] for query in found] == test.info.labels
+    assert [query["class"] for query in found] == test.labels
     for label, query in enumerate(found):
         position = int(np.flatnonzero(labels == label)[0])
         assert Path(query["picture"]).name == f"test-{position}.webp"
         first = query["nearest"][0]
         assert Path(first["picture"]).name == f"train-{3 + position}.webp"
-        assert first["class"] == train.info.labels[examples[0]["label"][3 + position]]
+        assert first["class"] == train.labels[examples[0]["label"][3 + position]]
         assert first["cosine"] == pytest.approx(1, abs=1e-3)
         assert len(query["nearest"]) == 3
         with Image.open(query["picture"]) as picture:

@@ -77,6 +77,24 @@ def test_seeds_and_splits_share_a_cell_whose_figure_is_their_mean(tmp_path: Path
     assert str(cell) == "paper 92.1; 85.0 (3 runs, 80.0 to 90.0), -7.1"
 
 
+def test_columns_of_shares_stand_in_their_order(tmp_path: Path) -> None:
+    for percent in ("10", "1", "0.5"):
+        data = {"data": "mine", "split": f"train_{percent}pct", "videos": 9, "views": 1}
+        write_run(tmp_path / percent, 0.5, train=data)
+    columns = list(tables.cells("3", tables.gather([tmp_path]))["CVRL"])
+    assert columns[-3:] == ["mine 0.5 %", "mine 1 %", "mine 10 %"]
+
+
+def test_evaluations_share_their_baselines(tmp_path: Path) -> None:
+    """Of one encoder at random, that two evaluations compare with, there is one measurement."""
+    for number, cell in enumerate(("4/TA", "4/SA")):
+        write_evaluation(tmp_path / f"{number}.json", cell=cell)
+    write_evaluation(tmp_path / "other.json", cell="4/TA", seed=1)
+    cells = tables.cells("4", tables.gather([tmp_path]))
+    assert len(cells["Random weights"]["mine"].runs) == 2
+    assert len(cells["TA"]["mine"].runs) == 2 and len(cells["SA"]["mine"].runs) == 1
+
+
 def test_an_evaluation_brings_its_baselines_along(tmp_path: Path) -> None:
     path = write_evaluation(tmp_path / "probe.json")
     cells = tables.cells("1", tables.gather([path]))

@@ -100,6 +100,6 @@ def test_workers_stop_and_go_on_together(
     workers = start(child_environment, noise_records, run)
     texts = finish(workers)
     assert [worker.returncode for worker in workers] == [0, 0], texts
-    weights = [checkpoints.load_encoder(each)[0].get_weights() for each in (run, undisturbed)]
+    weights = [checkpoints.load_encoder(each).get_weights() for each in (run, undisturbed)]
     for ours, expected in zip(*weights, strict=True):
         np.testing.assert_array_equal(ours, expected)

@@ -37,7 +37,7 @@ def test_safetensors(tmp_path: Path) -> None:
     done = inflate(tmp_path / "resnet18.safetensors", output)
     assert done.returncode == 0, done.stderr
     assert "R3D-18" in done.stdout
-    encoder, _ = checkpoints.load_encoder(output)
+    encoder = checkpoints.load_encoder(output)
     expected = inflation.inflate(inflation.from_torch(tensors), "centre")
     assert encoder.get_config() == expected.get_config()
     for ours, theirs in zip(encoder.get_weights(), expected.get_weights(), strict=True):
@@ -62,7 +62,9 @@ def test_our_frames_inflated_like_a_run(tmp_path: Path) -> None:
         checkpoints.save_as_run(encoder, shape, tmp_path / name)
     done = inflate(tmp_path / "frames", tmp_path / "out", f"--like={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    encoder, facts = checkpoints.load_encoder(tmp_path / "out")
+    encoder, facts = (
+        of(tmp_path / "out") for of in (checkpoints.load_encoder, checkpoints.encoder_facts)
+    )
     assert encoder.get_config() == clips.get_config() and facts["input_shape"] == [8, 40, 40, 3]
     still = np.repeat(np.random.default_rng(0).random([2, 1, 40, 40, 3], np.float32), 8, axis=1)
     features = encoder(still, training=False)

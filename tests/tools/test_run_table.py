@@ -1,0 +1,145 @@
+"""One command a table: which steps it takes, that their recipes build, and one run of all of it."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import pytest
+from conftest import ROOT, TINY_GIN, noise_video, write_records
+
+from cvrl_tf import checkpoints, runner
+from cvrl_tf.data import subsets
+from cvrl_tf.evaluation import comparison, tables
+from cvrl_tf.models.resnet3d import ResNet3D
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Path:
+    folder = tmp_path / "overlay"
+    (folder / "baselines").mkdir(parents=True)
+    for kind in ("pretrain", "ablation", "baselines", "probe", "finetune", "semi"):
+        (folder / f"{kind}.gin").write_text(TINY_GIN)
+    (folder / "baselines" / "simclr.gin").write_text(
+        TINY_GIN.replace("NUM_FRAMES = 4", "NUM_FRAMES = 1")
+    )
+    return folder
+
+
+def call(data: Path, output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/run_table.py", f"--data_dir={data}", f"--output={output}"]
+    return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+
+
+def steps(data: Path, output: Path, *flags: str) -> list[list[str]]:
+    done = call(data, output, "--dry_run", *flags)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line)[1:] for line in done.stdout.splitlines()]
+
+
+def test_steps_of_each_table(noise_records: Path, tmp_path: Path) -> None:
+    def kinds(*flags: str) -> list[str]:
+        found = steps(noise_records, tmp_path, *flags)
+        return [step[1] if step[0] == "-m" else step[0] for step in found]
+
+    train, evaluate = "cvrl_tf.train", "cvrl_tf.evaluate"
+    first = [train, evaluate, train, "tools/inflate.py", evaluate, train]
+    assert kinds("--table=1") == first
+    assert kinds("--table=1", "--imagenet=r50.safetensors").count("tools/inflate.py") == 2
+    second = f"--transfer_dir={noise_records}"
+    assert kinds("--table=2", second, second) == [train] * 3
+    assert kinds("--table=3").count("tools/make_subset.py") == 2
+    assert kinds("--table=3").count(train) == 2 + 2 * 3
+    assert kinds("--table=4", "--seeds=3") == [train, evaluate] * 12
+    assert kinds("--table=4", "--protocol=paper") == [train] * 9  # encoders at random once
+    # Tables share their pretraining.
+    every = kinds(second)
+    assert len(every) == 6 + 2 + 8 + 8
+
+
+def test_what_is_missing_is_said_before_any_work(noise_records: Path, tmp_path: Path) -> None:
+    done = call(noise_records, tmp_path / "out", "--table=2")
+    assert done.returncode == 1 and "Table 2 wants --transfer_dir" in done.stderr
+    done = call(tmp_path / "nothing", tmp_path / "out", "--table=1")
+    assert done.returncode == 1 and "dataset_info.json" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_step_done_with_other_settings_is_not_taken_for_done(
+    noise_records: Path, tmp_path: Path
+) -> None:
+    (first, *_) = steps(noise_records, tmp_path, "--table=4")
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "ablation_ta-0.json").write_text(json.dumps(first))
+    assert first not in steps(noise_records, tmp_path, "--table=4")
+    changed = call(
+        noise_records, tmp_path, "--table=4", "--gin_param=runner.Run.epochs=7", "--dry_run"
+    )
+    assert (
+        changed.returncode == 1 and "ablation/ta-0 was done with other settings" in changed.stderr
+    )
+
+
+@pytest.mark.parametrize("protocol", ["cached", "paper"])
+def test_recipes_build_behind_their_overlay(
+    protocol: str, noise_records: Path, overlay: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(noise_records, data)
+    for percent in (1, 10):
+        subsets.write_subset(data, "train", percent / 100, f"train_{percent}pct")
+    encoder = ResNet3D(10, 0.125, stem_pool=False)
+    encoder.build()
+    checkpoints.save_as_run(encoder, (4, 16, 16, 3), tmp_path / "run")
+    output = tmp_path / "out"
+    flags = f"--overlay={overlay}", f"--protocol={protocol}", f"--transfer_dir={noise_records}"
+    # As in docs/evaluation.md: a parameter of training is none of an evaluation.
+    more = "--gin_param=STRATEGY='mirrored'", "--gin_param=runner.Run.global_batch=2"
+    cells = []
+    for step in steps(data, output, *flags, *more):
+        if not {"cvrl_tf.train", "cvrl_tf.evaluate"} & set(step):
+            continue
+        gin.clear_config()
+        gin.add_config_file_search_path(str(ROOT))
+        files = [f.partition("=")[2] for f in step if f.startswith("--gin_file=")]
+        params = [f.partition("=")[2] for f in step if f.startswith("--gin_param=")]
+        params = [p if str(output) not in p else f"CHECKPOINT='{tmp_path / 'run'}'" for p in params]
+        assert len(files) == 2, "a recipe, and what stands behind it"
+        gin.parse_config_files_and_bindings(files, params)
+        if "cvrl_tf.evaluate" in step:
+            assert gin.get_configurable(comparison.Comparison)().num_classes == 2
+            continue
+        run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+        assert run.model.encoder.get_config()["width"] == 0.125
+        cells.append(gin.query_parameter("CELL/gin.macro.value"))
+    assert {"1/Supervised", "2/CVRL", "3/CVRL", "3/SimCLR", "3/Supervised"} <= set(cells)
+    if protocol == "paper":
+        assert {"1/CVRL", "1/SimCLR", "1/Random weights", "4/TA", "4/Random weights"} <= set(cells)
+
+
+@pytest.mark.slow
+def test_a_table(overlay: Path, tmp_path: Path) -> None:
+    """On videos of two classes, as few as there can be. The others take steps of the same kinds."""
+    data = tmp_path / "tiny"
+    videos = [noise_video(16, 32, 40, seed) for seed in range(12)]
+    write_records(data, videos[:8])
+    write_records(data, videos[8:], "test")
+    output = tmp_path / "out"
+    flags = "--table=1", f"--overlay={overlay}", "--note=Noise."
+    done = call(data, output, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6" in done.stdout
+    measured = tables.gather([output])
+    wanted = {"CVRL", "SimCLR", "Supervised", *tables.BASELINES.values()}
+    assert {(run.table, run.row, run.column) for run in measured} == {
+        ("1", row, "tiny") for row in wanted
+    }
+    assert len(measured) == len(wanted)
+    assert {run.epochs for run in measured if run.row == "SimCLR"} == {(1, 3)}
+    page = (output / "report" / "report.html").read_text()
+    assert "Noise." in page and page.count("<h2") == 2 + 4 + 2 + 1
+    # What is done is not done again.
+    assert steps(data, output, *flags) == []
