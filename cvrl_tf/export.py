@@ -22,12 +22,28 @@ _SIZE = flags.DEFINE_integer(
 )
 
 
+_NUM_FRAMES = flags.DEFINE_integer(
+    "num_frames", None, "Of each view of a record; by default as in training.", lower_bound=1
+)
+_NUM_CLIPS = flags.DEFINE_integer(
+    "num_clips", 10, "Views of a record, evenly spaced over it.", lower_bound=1
+)
+_NUM_CROPS = flags.DEFINE_enum("num_crops", "3", ["1", "3"], "Crops of each of these.")
+
+
 def main(argv: list[str]) -> None:
     commands.start(argv)
     from cvrl_tf import saved_model  # not needed for --help, and it brings TensorFlow
 
     with commands.explained():
-        saved_model.export(_CHECKPOINT.value, _OUTPUT.value, _SIZE.value)
+        saved_model.export(
+            _CHECKPOINT.value,
+            _OUTPUT.value,
+            _NUM_CLIPS.value,
+            int(_NUM_CROPS.value),
+            _SIZE.value,
+            _NUM_FRAMES.value,
+        )
     print(f"Wrote {_OUTPUT.value}.")
 
 

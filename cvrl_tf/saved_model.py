@@ -1,79 +1,223 @@
 """An encoder as a SavedModel that loads with TensorFlow alone.
 
-Signatures, both with any B and T:
-  clips   uint8 [B, T, H, W, 3], RGB, any H and W   -> feature float32 [B, D]
-  jpegs   string [B, T], JPEGs of one size          -> feature float32 [B, D]
-Frames are scaled so that the short side is `size`, and the centre square is taken.
+Signatures, for any number of clips B, frames T, and any size of frames H, W::
+
+  clips    uint8 [B, T, H, W, 3], RGB             one square from the middle of each clip
+  jpegs    string [B, T], JPEGs of one size       the same
+  records  string [B], what tools/make_tfrecords.py writes: whole videos. Of each the test views
+           (K clips x crops, section 4.1) are taken, and their results averaged.
+
+Their results::
+
+  feature      float32 [B, D], of the encoder
+  embedding    float32 [B, E], of the projection head, of length 1; if the checkpoint has a head
+  probability  float32 [B, C]; if the checkpoint has a classifier
+
+Input that can't be used is an InvalidArgumentError to the caller.
+
+Beside the model stands `assets.extra/cvrl_tf.json`: where it comes from, the clips it was trained
+on, the views that are taken of a record, the classes.
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import checkpoints
+from cvrl_tf.data import clips as clip_samplers
+from cvrl_tf.data import pipeline, views
+from cvrl_tf.models.heads import ProjectionHead
+
+Results = dict[str, tf.Tensor]
 
 
 class ExportedEncoder(tf.Module):
-    """An encoder with its preprocessing."""
+    """An encoder with what comes before and after it."""
 
-    def __init__(self, encoder: keras.Model, size: int) -> None:
+    def __init__(
+        self,
+        encoder: keras.Model,
+        size: int,
+        test_clips: clip_samplers.EvenClips,
+        num_crops: int,
+        fps: float | None = None,
+        head: keras.Model | None = None,
+        classifier: keras.layers.Layer | None = None,
+        normalize_features: bool = False,
+    ) -> None:
         """Args:
-        encoder: built.
+        encoder: built, and so are the others.
         size: side of the square frames that it sees, pixels.
+        test_clips: of a record.
+        num_crops: of each of these, 1 or 3.
+        fps: see `clips.at_rate`.
+        head: features to embeddings.
+        classifier: features to logits.
+        normalize_features: before the classifier, to unit length.
         """
         super().__init__()
-        # The variables are tracked, but not the Keras model itself, whose own traced training
+        layers = [layer for layer in (encoder, head, classifier) if layer is not None]
+        # The variables are tracked, but not the Keras models themselves, whose own traced training
         # functions would be saved as well.
-        self._variables = encoder.variables
-        self._features_of = lambda clips: encoder(clips, training=False)
-        self._size = size
+        self._variables = [variable for layer in layers for variable in layer.variables]
+        self._results = lambda frames: _results(
+            encoder(frames, training=False), head, classifier, normalize_features
+        )
+        self._spec = {"feature": tf.TensorSpec([encoder.feature_dim])}
+        if head is not None:
+            self._spec["embedding"] = tf.TensorSpec([head.output_layer.units])
+        if classifier is not None:
+            self._spec["probability"] = tf.TensorSpec([classifier.units])
+        self._centre = views.EvenCrops(size, size, 1)
+        self._crops = views.EvenCrops(size, size, num_crops)
+        self._test_clips, self._fps = test_clips, fps
 
-    def _prepare(self, frames: tf.Tensor) -> tf.Tensor:
-        """uint8 [N, H, W, 3] to float32 [N, size, size, 3] in [0, 1]."""
-        height_width = tf.cast(tf.shape(frames)[1:3], tf.float32)
-        scale = self._size / tf.reduce_min(height_width)
-        scaled = tf.maximum(tf.cast(tf.round(height_width * scale), tf.int32), self._size)
-        frames = tf.image.resize(frames, scaled) / 255.0
-        top, left = tf.unstack((scaled - self._size) // 2)
-        return frames[:, top : top + self._size, left : left + self._size]
-
-    def _features(self, frames: tf.Tensor, batch_and_time: tf.Tensor) -> dict[str, tf.Tensor]:
-        shape = tf.concat([batch_and_time, [self._size, self._size, 3]], axis=0)
-        clips = tf.reshape(self._prepare(frames), shape)
-        return {"feature": self._features_of(clips)}
+    def _of_frames(self, frames: tf.Tensor, batch_and_time: tf.Tensor) -> Results:
+        """Results of clips, whose frames, uint8 [B * T, H, W, 3], stand one behind the other."""
+        windows, _ = self._centre(tf.shape(frames)[1:3], tf.zeros([2], tf.int32))
+        top, left, height, width = tf.unstack(windows[0])
+        square = frames[:, top : top + height, left : left + width]
+        size = self._centre.size
+        square = tf.image.resize(square, [size, size]) / 255.0
+        return self._results(tf.reshape(square, [*tf.unstack(batch_and_time), size, size, 3]))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, "clips")])
-    def clips(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:
-        shape = tf.shape(clips)
-        frames = tf.reshape(clips, tf.concat([[-1], shape[2:]], axis=0))
-        return self._features(frames, shape[:2])
+    def clips(self, clips: tf.Tensor) -> Results:
+        # At run time too: whoever loads the model may call it with other ranks.
+        clips = tf.ensure_shape(clips, [None, None, None, None, 3])
+        shape = _not_empty(tf.shape(clips))
+        frames = tf.reshape(clips, tf.concat([[shape[0] * shape[1]], shape[2:]], axis=0))
+        return self._of_frames(frames, shape[:2])
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, "jpegs")])
-    def jpegs(self, jpegs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def jpegs(self, jpegs: tf.Tensor) -> Results:
         def decode(jpeg: tf.Tensor) -> tf.Tensor:
             return tf.io.decode_jpeg(jpeg, channels=3)
 
+        shape = _not_empty(tf.shape(jpegs))
+        flat = tf.reshape(jpegs, [shape[0] * shape[1]])
         spec = tf.TensorSpec([None, None, 3], tf.uint8)
-        frames = tf.map_fn(decode, tf.reshape(jpegs, [-1]), fn_output_signature=spec)
-        return self._features(frames, tf.shape(jpegs))
+        frames = tf.map_fn(decode, flat, fn_output_signature=spec)
+        return self._of_frames(frames, shape)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "records")])
+    def records(self, records: tf.Tensor) -> Results:
+        def of_video(serialized: tf.Tensor) -> Results:
+            frames = pipeline.evaluation_views(serialized, self._test_clips, self._crops, self._fps)
+            results = self._results(tf.image.convert_image_dtype(frames, tf.float32))
+            means = {name: tf.reduce_mean(values, axis=0) for name, values in results.items()}
+            if "embedding" in means:
+                means["embedding"] = tf.math.l2_normalize(means["embedding"], axis=0)
+            return means
+
+        return tf.map_fn(of_video, records, fn_output_signature=self._spec)
 
 
-def export(checkpoint: str | Path, output: str | Path, size: int | None = None) -> None:
-    """Writes a SavedModel.
+def _not_empty(shape: tf.Tensor) -> tf.Tensor:
+    """The shape of a batch of clips, int32, checked."""
+    some = tf.debugging.assert_positive(shape, "There must be a clip, of at least one frame.")
+    with tf.control_dependencies([some]):
+        return tf.identity(shape)
+
+
+def _results(
+    features: tf.Tensor,
+    head: keras.Model | None,
+    classifier: keras.layers.Layer | None,
+    normalize_features: bool,
+) -> Results:
+    """What is said of clips, from their features [N, D]."""
+    results = {"feature": features}
+    if head is not None:
+        results["embedding"] = tf.math.l2_normalize(head(features, training=False), axis=1)
+    if classifier is not None:
+        seen = tf.math.l2_normalize(features, axis=1) if normalize_features else features
+        results["probability"] = tf.nn.softmax(tf.cast(classifier(seen), tf.float32))
+    return results
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    num_clips: int,
+    num_crops: int,
+    size: int | None = None,
+    num_frames: int | None = None,
+) -> None:
+    """Writes a SavedModel, whole or not at all.
 
     Args:
       checkpoint: see `checkpoints.resolve`.
       output: folder to write.
+      num_clips: K, evenly spaced over a video; 10 in the paper.
+      num_crops: of each, 1 or 3; 3 in the paper.
       size: side of the frames that the encoder sees; as in training if None.
+      num_frames: of a test view; as in training if None.
 
     Raises:
       FileNotFoundError: no checkpoint there.
       FileExistsError: `output` exists.
     """
-    if Path(output).exists():
+    output = Path(output)
+    if output.exists():
         raise FileExistsError(f"{str(output)!r} exists; delete it or choose another folder.")
-    encoder, content = checkpoints.load_encoder(checkpoint)
-    module = ExportedEncoder(encoder, size or content["input_shape"][1])
-    signatures = {"serving_default": module.clips, "clips": module.clips, "jpegs": module.jpegs}
-    tf.saved_model.save(module, str(output), signatures)
+    encoder, facts = checkpoints.load_encoder(checkpoint), checkpoints.encoder_facts(checkpoint)
+    head = classifier = None
+    if "head" in facts:
+        head = ProjectionHead(**facts["head"])
+        head.build((None, encoder.feature_dim))
+        checkpoints.initialise(head, checkpoint, "head")
+    if "labels" in facts:
+        classifier = keras.layers.Dense(len(facts["labels"]))
+        classifier.build((None, encoder.feature_dim))
+        checkpoints.initialise(classifier, checkpoint, "classifier")
+    trained_frames, trained_size, *_ = facts["input_shape"]
+    sampling = {name: facts[name] for name in checkpoints.SAMPLING}
+    taken = {
+        "size": size or trained_size,
+        "num_frames": num_frames or trained_frames,
+        "num_clips": num_clips,
+        "num_crops": num_crops,
+        **sampling,
+    }
+    module = ExportedEncoder(
+        encoder,
+        taken["size"],
+        clip_samplers.EvenClips(taken["num_frames"], sampling["stride"], num_clips),
+        num_crops,
+        sampling["fps"],
+        head,
+        classifier,
+        facts.get("normalize_features", False),
+    )
+    signatures = {
+        "serving_default": module.clips,
+        "clips": module.clips,
+        "jpegs": module.jpegs,
+        "records": module.records,
+    }
+    prefix = checkpoints.resolve(checkpoint)
+    run = Path(prefix).parent.parent
+    gin, about = run / "config.gin", run / "run.json"
+    metadata = {
+        "feature": "of the encoder, not normalised",
+        "classes": facts.get("labels"),
+        "views": taken,
+        "trained_on": {"clip": facts["input_shape"], **sampling},
+        "encoder": facts["encoder"]["config"],
+        "fingerprint": checkpoints.fingerprint(encoder),
+        "checkpoint": prefix,
+        "run": json.loads(about.read_text()) if about.is_file() else None,
+        "gin": gin.read_text() if gin.is_file() else None,
+        "tensorflow": tf.__version__,
+    }
+    aside = output.with_name(f".{output.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    tf.saved_model.save(module, str(aside), signatures)
+    path = aside / checkpoints.EXPORT_FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps(metadata, indent=2) + "\n")
+    aside.rename(output)

@@ -13,9 +13,11 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 
 from cvrl_tf.data import encoding, schema
 
@@ -25,8 +27,42 @@ ROOT = Path(__file__).parents[1]
 # start and interrupt would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Installed on one leg alone, by the extra [addons], whose tests `make addons-test` runs.
-collect_ignore = [] if importlib.util.find_spec("tensorflow_addons") else ["test_addons.py"]
+# What is installed on one leg alone: that of the latest TensorFlow, or that of the extra [addons],
+# whose tests `make addons-test` runs.
+_NEEDS = {
+    "evaluation/test_index.py": "faiss",
+    "test_addons.py": "tensorflow_addons",
+    "test_documentation.py": "nbclient",
+    "test_export.py": "onnxruntime",
+    "test_serving.py": "fastapi",
+    "test_tensorflow_serving.py": "tensorflow_serving",
+}
+collect_ignore = [file for file, needed in _NEEDS.items() if not importlib.util.find_spec(needed)]
+
+
+# Behind a recipe: the same in seconds.
+TINY_GIN = """
+from __gin__ import dynamic_registration
+from cvrl_tf import runner
+from cvrl_tf.data import views
+from cvrl_tf.models import heads
+from cvrl_tf.models import resnet3d
+from cvrl_tf.evaluation import comparison
+NUM_FRAMES = 4
+SIZE = 16
+EVAL_SPLIT = 'test'
+resnet3d.ResNet3D.depth = 10
+resnet3d.ResNet3D.width = 0.125
+resnet3d.ResNet3D.stem_pool = False
+heads.ProjectionHead.hidden_dim = 16
+heads.ProjectionHead.output_dim = 8
+views.EvenCrops.size = 16
+views.EvenCrops.short_side = 16
+runner.Run.global_batch = 2
+runner.Run.eval_batch = 2
+runner.Run.epochs = 1
+comparison.Comparison.epochs = 3
+"""
 
 
 def ramp_video(length: int, height: int, width: int) -> np.ndarray:
@@ -86,6 +122,39 @@ def noise_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("noise")
     write_records(folder, [noise_video(24, 48, 64, i) for i in range(17)])
     return write_records(folder, [noise_video(24, 48, 64, 100 + i) for i in range(5)], "test")
+
+
+def write_noise_video(path: Path, length: int, seed: int, rate: float = 25.0) -> Path:
+    """`noise_video` of 48x64 as an mp4 file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, (64, 48))
+    for frame in noise_video(length, 48, 64, seed):
+        writer.write(frame[:, :, ::-1])
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder with its head as `cvrl_tf.export` writes it: 2 clips of 4 frames of 16x16, 3
+    crops. Beside it stands its run."""
+    from cvrl_tf import checkpoints, saved_model
+    from cvrl_tf.models.heads import ProjectionHead
+    from cvrl_tf.models.resnet3d import ResNet3D
+
+    keras.utils.set_random_seed(3)
+    encoder = ResNet3D(depth=10, width=0.125, stem_pool=False)
+    encoder.build()
+    head = ProjectionHead(16, 1, 8)
+    head.build((None, encoder.feature_dim))
+    folder = tmp_path_factory.mktemp("exported")
+    run = folder / "run"
+    run.mkdir()
+    checkpoints.save_encoder_config(encoder, (4, 16, 16, 3), run, head=head.get_config())
+    tf.train.Checkpoint(encoder=encoder, head=head).save(str(run / "checkpoints" / "ckpt"))
+    saved_model.export(run, folder / "model", num_clips=2, num_crops=3)
+    return folder / "model"
 
 
 @pytest.fixture
