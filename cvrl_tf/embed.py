@@ -1,0 +1,55 @@
+"""Videos to features: `python -m cvrl_tf.embed --model=EXPORT VIDEOS... --output=features.parquet`.
+
+VIDEOS are files of any codec, and folders of such files. The output has a row a clip: video, start
+and end in seconds, feature; and embedding and probability where the model has them. Its clips and
+crops are those of evaluation. A call that was stopped goes on with the same command.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from cvrl_tf import commands
+from cvrl_tf.evaluation import clip_features
+
+commands.define_embedder_flags()
+_OUTPUT = flags.DEFINE_string("output", None, "A .parquet or .npz file.", required=True)
+
+_SKIPPED_SHOWN = 20
+
+
+def main(argv: list[str]) -> None:
+    inputs = argv[1:]
+    commands.start(argv[:1])
+    if not inputs:
+        raise app.UsageError("Say which videos: files or folders.")
+    output = Path(_OUTPUT.value)
+    if output.exists():
+        sys.exit(f"{str(output)!r} is there already: delete it, or choose another --output.")
+    if output.suffix not in clip_features.FORMATS:
+        sys.exit(f"--output={str(output)!r} must end with {' or '.join(clip_features.FORMATS)}.")
+    if output.suffix == ".parquet":
+        commands.needs("pyarrow", "search")
+    from cvrl_tf.evaluation import embedding  # not needed for --help, and it brings TensorFlow
+
+    with commands.explained():
+        videos = embedding.listed(inputs)
+        embedder = embedding.Embedder(**commands.embedder_arguments())
+        try:
+            skipped = embedding.embed(embedder, videos, output, flags.FLAGS.workers)
+        except KeyboardInterrupt:
+            print("\nStopped; the same command goes on.", file=sys.stderr)
+            sys.exit(130)
+    written = len(videos) - len(skipped)
+    print(f"Wrote {embedder.views['num_clips']} clips of each of {written} videos to {output}.")
+    if skipped:
+        print(f"Skipped {len(skipped)} videos:")
+        for name, reason in list(skipped.items())[:_SKIPPED_SHOWN]:
+            print(f"  {name}: {reason}")
+        if len(skipped) > _SKIPPED_SHOWN:
+            print(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which the file names.")
+
+
+if __name__ == "__main__":
+    app.run(main)
