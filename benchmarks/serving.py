@@ -1,0 +1,217 @@
+"""Ten minutes of requests to the server, good and bad ones; what it answers, and how it fares.
+
+    python benchmarks/serving.py
+
+R3D-18 with random weights, three clips of 16x112x112 a video, on loopback. Eight clients send, one
+request after the other: videos, whose features are compared; videos with damage, some of which
+still decode; files that are too large, empty, or no videos; and one client sends a byte now and
+then. The ratio is the rate of good videos when nothing else is sent, against the bare model on as
+many clips.
+"""
+
+import collections
+import concurrent.futures
+import http.client
+import json
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import measure
+import numpy as np
+import preparation
+import tensorflow as tf
+
+from cvrl_tf import checkpoints, saved_model
+from cvrl_tf.evaluation import embedding
+from cvrl_tf.evaluation.clip_features import ClipFeatures
+from cvrl_tf.models.resnet3d import ResNet3D
+
+SECONDS, GOOD_SECONDS, CLIENTS, VIDEOS = 600, 60, 8, 12
+CLIPS, FRAMES, SIZE = 3, 16, 112
+MAX_MEGABYTES = 5
+
+
+def damaged(video: bytes, rng: random.Random) -> bytes:
+    """Cut, beheaded, with holes, or with some bytes changed."""
+    kind = rng.randrange(4)
+    at = rng.randrange(len(video))
+    if kind == 0:
+        return video[:at]
+    if kind == 1:
+        return video[at:]
+    changed = bytearray(video)
+    if kind == 2:
+        changed[at : at + 5000] = bytes(len(changed[at : at + 5000]))
+    else:
+        for _ in range(50):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)
+
+
+class Clients:
+    """Requests, and what became of them."""
+
+    def __init__(self, port: int, videos: list[bytes], features: np.ndarray) -> None:
+        self.port, self.videos, self.features = port, videos, features
+        self.counts: collections.Counter[tuple[str, int]] = collections.Counter()
+        self.wrong: list[str] = []
+        self.latencies: list[float] = []
+        self._lock = threading.Lock()
+
+    def send(self, body: bytes) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            connection.request("POST", "/embed", body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (BrokenPipeError, ConnectionResetError):  # sent away before all was sent
+            return 413, b""
+        finally:
+            connection.close()
+
+    def one(self, rng: random.Random, only_good: bool) -> None:
+        draw = 0.0 if only_good else rng.random()
+        number = rng.randrange(len(self.videos))
+        video = self.videos[number]
+        if draw < 0.6:
+            kind, body, allowed = "good", video, {200}
+        elif draw < 0.85:
+            kind, body, allowed = "damaged", damaged(video, rng), {200, 400, 422}
+        elif draw < 0.9:
+            kind, body, allowed = "too large", bytes((MAX_MEGABYTES + 1) * 2**20), {413}
+        elif draw < 0.95:
+            kind, body, allowed = "empty", b"", {400}
+        else:
+            kind, body, allowed = "no video", rng.randbytes(20_000), {422}
+        begin = time.monotonic()
+        status, answer = self.send(body)
+        seconds = time.monotonic() - begin
+        right = status in allowed
+        if kind == "good" and status == 200:
+            found = np.array(json.loads(answer)["feature"])
+            right = np.allclose(found, self.features[number], rtol=1e-4, atol=1e-5)
+        with self._lock:
+            self.counts[kind, status] += 1
+            if kind == "good":
+                self.latencies.append(seconds)
+            if not right:
+                self.wrong.append(f"{kind}: {status} {answer[:200]!r}")
+
+    def slow(self, end: float) -> None:
+        """Announces much and sends a byte now and then, until it is sent away; again and again."""
+        while time.monotonic() < end:
+            with socket.create_connection(("127.0.0.1", self.port)) as connection:
+                connection.sendall(
+                    b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
+                )
+                try:
+                    while time.monotonic() < end:
+                        connection.sendall(b"x")
+                        time.sleep(0.5)
+                except OSError:
+                    self.counts["slow", 408] += 1
+
+    def run(self, seconds: float, only_good: bool) -> float:
+        """Good videos a second."""
+        self.latencies.clear()
+        end = time.monotonic() + seconds
+
+        def client(seed: int) -> None:
+            rng = random.Random(seed)
+            while time.monotonic() < end:
+                self.one(rng, only_good)
+
+        with concurrent.futures.ThreadPoolExecutor(CLIENTS + 1) as threads:
+            tasks = [threads.submit(client, seed) for seed in range(CLIENTS)]
+            if not only_good:
+                tasks.append(threads.submit(self.slow, end))
+            for task in tasks:
+                task.result()
+        return len(self.latencies) / seconds
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of a process and its children, what they share counted once."""
+    total = 0
+    for process in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += 1024 * int(line.split()[1])
+    return total
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        paths = [work / f"{seed}.mp4" for seed in range(VIDEOS)]
+        for seed, path in enumerate(paths):
+            preparation.write_video(path, 340, 256, seed)
+        encoder = ResNet3D(depth=18)
+        encoder.build()
+        checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
+        saved_model.export(work / "run", work / "model", num_clips=CLIPS, num_crops=1)
+        embedder = embedding.Embedder(work / "model")
+        output = work / "features.npz"
+        embedding.embed(embedder, list(map(str, paths)), output, preparation.CORES, show=False)
+        of_clips = ClipFeatures.load(output).results["feature"]
+        features = of_clips.reshape(VIDEOS, CLIPS, -1).mean(axis=1)
+
+        shape = [VIDEOS * CLIPS, FRAMES, SIZE, SIZE, 3]
+        clips = tf.constant(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+        begin = time.perf_counter()
+        for _ in range(5):
+            embedder.results_of(clips, CLIPS)
+        of_model = 5 * VIDEOS / (time.perf_counter() - begin)
+
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "cvrl_tf.serve", f"--model={work / 'model'}"]
+        command += [f"--port={port}", f"--max_megabytes={MAX_MEGABYTES}", "--rate=100000/second"]
+        server = subprocess.Popen([*command, "--patience=10"], stderr=subprocess.PIPE, text=True)
+        try:
+            clients = Clients(port, [path.read_bytes() for path in paths], features)
+            while True:
+                try:
+                    clients.send(b"")
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.2)
+            rate = clients.run(GOOD_SECONDS, only_good=True)
+            alone = np.percentile(clients.latencies, [50, 99])
+            print(f"good alone: {rate:.2f} videos/s, {alone}", file=sys.stderr)
+            memory = []
+            for minute in range(SECONDS // 60):
+                mixed = clients.run(60, only_good=False)
+                memory.append(round(memory_of(server.pid) / 2**20))
+                print(f"minute {minute}: {mixed:.2f} videos/s, {memory[-1]} MiB", file=sys.stderr)
+            latencies = np.percentile(clients.latencies, [50, 99])
+            assert server.poll() is None, "the server has ended"
+        finally:
+            server.terminate()
+            complaints = server.communicate()[1]
+    measure.report(
+        __file__,
+        {"served_vs_model": round(rate / of_model, 3)},
+        videos_per_second={"model": round(of_model, 2), "served": round(rate, 2)},
+        milliseconds={
+            "good alone": {"p50": round(1000 * alone[0]), "p99": round(1000 * alone[1])},
+            "mixed, last minute": {
+                "p50": round(1000 * latencies[0]),
+                "p99": round(1000 * latencies[1]),
+            },
+        },
+        answers={f"{kind}: {status}": n for (kind, status), n in sorted(clients.counts.items())},
+        wrong=clients.wrong[:5],
+        memory_mebibytes_by_minute=memory,
+        tracebacks=complaints.count("Traceback"),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Serves features of videos: `python -m cvrl_tf.serve --model=EXPORT`.
+
+    curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
+
+`cvrl_tf.serving` says what it answers. Ctrl-C and SIGTERM end it when what was begun is done.
+"""
+
+from absl import app, flags
+
+from cvrl_tf import commands
+
+commands.define_embedder_flags()
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all.")
+_PORT = flags.DEFINE_integer("port", 8080, "Port to listen at.", lower_bound=1)
+_MAX_MEGABYTES = flags.DEFINE_float("max_megabytes", 100, "Of an upload.", lower_bound=0.001)
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", 120, "Of a video.", lower_bound=0.001)
+_PATIENCE = flags.DEFINE_float(
+    "patience", 30, "Seconds for an upload, and for its decoding.", lower_bound=0.001
+)
+_RATE = flags.DEFINE_string("rate", "10/second", "Requests of one client.")
+_MAX_WAITING = flags.DEFINE_integer("max_waiting", 16, "Requests at a time.", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    commands.start(argv)
+    for package in ("fastapi", "uvicorn", "pebble", "limits"):
+        commands.needs(package, "serve")
+    import uvicorn
+
+    from cvrl_tf import serving
+    from cvrl_tf.evaluation import embedding
+
+    with commands.explained():
+        embedder = embedding.Embedder(**commands.embedder_arguments())
+        bounds = serving.Limits(
+            _MAX_MEGABYTES.value,
+            _MAX_SECONDS.value,
+            _PATIENCE.value,
+            _RATE.value,
+            _MAX_WAITING.value,
+        )
+        application = serving.application(embedder, bounds, flags.FLAGS.workers)
+    print(f"Serving {flags.FLAGS.model} at http://{_HOST.value}:{_PORT.value}/embed", flush=True)
+    uvicorn.run(application, host=_HOST.value, port=_PORT.value, log_level="warning")
+
+
+if __name__ == "__main__":
+    app.run(main)
