@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import distribution
+from cvrl_tf.augment import presets
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.losses.weight_decay import l2_of_kernels
 from cvrl_tf.models.resnet3d import parts_of
@@ -20,7 +21,7 @@ class Classifier(Task):
         encoder: keras.Model,
         num_classes: int,
         freeze_encoder: bool,
-        augment: ViewChains,
+        augment: ViewChains | None = None,
         normalize_features: bool = False,
         dropout: float = 0.0,
         weight_decay: float = 0.0,
@@ -31,7 +32,7 @@ class Classifier(Task):
         encoder: frames [N, T, H, W, 3] to features [N, D].
         num_classes: from `data.pipeline.num_classes`.
         freeze_encoder: neither weights nor batch normalisation statistics of the encoder change.
-        augment: uint8 views [B, V, T, H, W, 3] to float32 frames; not used in testing.
+        augment: uint8 views [B, V, T, H, W, 3] to float32 frames, in training; none if None.
         normalize_features: to unit length before the linear layer, as the authors' probe does.
         dropout: rate, before the linear layer.
         weight_decay: factor of the L2 loss on the kernels that are trained.
@@ -44,7 +45,7 @@ class Classifier(Task):
         super().__init__(["top1", "top5"])
         self.encoder = encoder
         self.classifier = keras.layers.Dense(num_classes)
-        self.augment = augment
+        self.augment = augment or presets.none()
         self._freeze_encoder = freeze_encoder
         self._normalize_features = normalize_features
         self._dropout = keras.layers.Dropout(dropout)
@@ -59,6 +60,10 @@ class Classifier(Task):
             for variable in part.trainable_variables
         }
         self.built = True
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"normalize_features": self._normalize_features}
 
     @property
     def checkpoint_roots(self) -> dict[str, keras.layers.Layer]:

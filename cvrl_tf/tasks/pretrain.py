@@ -1,9 +1,14 @@
 """Contrastive pretraining (section 3.1 of the paper)."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import distribution
+from cvrl_tf.augment import presets
 from cvrl_tf.augment.chain import ViewChains
 from cvrl_tf.losses.info_nce import (
     blocked_info_nce,
@@ -14,42 +19,60 @@ from cvrl_tf.losses.info_nce import (
 from cvrl_tf.losses.weight_decay import l2_of_kernels
 from cvrl_tf.tasks.task import Task
 
+# Queries, keys, offset and temperature to losses, logits and labels; see `info_nce`.
+Objective = Callable[
+    [tf.Tensor, tf.Tensor, tf.Tensor, float], tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+]
+
 
 class ContrastiveLearner(Task):
-    """Two clips of a video attract, clips of other videos repel."""
+    """Two clips of a video attract, clips of other videos repel.
+
+    A Keras model, trained by `compile(optimizer)` and `fit(data)`, of what a `Pipeline` streams, or
+    of pairs of clips alone, uint8 [B, 2, T, H, W, 3], whose augmentation is drawn by the step.
+    """
 
     def __init__(
         self,
         encoder: keras.Model,
         head: keras.Model,
-        augment: ViewChains,
+        augment: ViewChains | None = None,
         temperature: float = 0.1,
         weight_decay: float = 0.0,
+        objective: Objective = info_nce,
         block: int | None = None,
         micro_batch: int | None = None,
     ) -> None:
         """Args:
         encoder: frames [N, T, H, W, 3] to features [N, D].
         head: features [N, D] to embeddings [N, E].
-        augment: uint8 views [B, 2, T, H, W, 3] to float32 frames [2B, T, H, W, 3].
+        augment: uint8 views [B, 2, T, H, W, 3] to float32 frames [2B, T, H, W, 3]; the paper's
+          if None.
         temperature: of InfoNCE; the paper has 0.1.
         weight_decay: factor of the L2 loss on all kernels; 1e-6 in the authors' code.
+        objective: the loss, with the arguments and results of `info_nce`.
         block: see `blocked_info_nce`, for batches whose similarities don't fit into memory;
-          None for all at once, which is faster.
+          None for all at once, which is faster. Of InfoNCE alone.
         micro_batch: videos that a replica encodes at a time, see `_cached_gradients`; None for
           all of its batch.
         """
         super().__init__(["contrastive_accuracy", "contrastive_entropy", "feature_spread"])
+        if block and inspect.unwrap(objective) is not info_nce:  # gin wraps what it hands over
+            raise ValueError(f"block={block} is for InfoNCE; {objective} has no form in blocks.")
         self.encoder = encoder
         self.head = head
-        self.augment = augment
+        self.augment = augment or presets.paper()
         self._temperature = temperature
         self._weight_decay = weight_decay
-        self._block = block
+        self._objective, self._block = objective, block
         self._micro_batch = micro_batch
         encoder.build((None, None, None, None, 3))
         head.build((None, encoder.feature_dim))
         self.built = True
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"head": self.head.get_config()}
 
     @property
     def checkpoint_roots(self) -> dict[str, keras.Model]:
@@ -59,6 +82,16 @@ class ContrastiveLearner(Task):
     def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Embeddings, float32 [N, E], of frames, float [N, T, H, W, 3] in [0, 1]."""
         return self.head(self.encoder(frames, training=training), training=training)
+
+    def train_step(self, batch: dict[str, tf.Tensor] | tf.Tensor) -> dict[str, tf.Tensor]:
+        if not isinstance(batch, dict):
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            key = tf.stack([self.optimizer.iterations, tf.cast(replica, tf.int64)])
+            seeds = tf.random.stateless_uniform(
+                [tf.shape(batch)[0], 2, 2], key, None, None, tf.int32
+            )
+            batch = {"frames": batch, "seeds": seeds}
+        return super().train_step(batch)
 
     def compute_losses(
         self, batch: dict[str, tf.Tensor], training: bool
@@ -96,7 +129,7 @@ class ContrastiveLearner(Task):
                 embeddings, keys, offset, self._temperature, self._block
             )
         else:
-            losses, logits, labels = info_nce(embeddings, keys, offset, self._temperature)
+            losses, logits, labels = self._objective(embeddings, keys, offset, self._temperature)
             accuracies = contrastive_accuracy(logits, labels)
             entropies = contrastive_entropy(logits)
         loss = tf.reduce_mean(losses)

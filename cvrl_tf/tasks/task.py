@@ -44,6 +44,11 @@ class Task(keras.Model):
         self.health = Health()
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What users of the checkpoints must know besides the encoder, for JSON."""
+        return {}
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self._means.values(), self._skipped]
 
@@ -111,10 +116,12 @@ class Task(keras.Model):
         """Keras's, with a clock at the iterator."""
         if self.train_function is None or force:
             train = super().make_train_function(force)
-            self.train_function = tf.function(
-                lambda iterator: train(_TimedIterator(iterator, self.health.waited)),
-                autograph=False,
-            )
+
+            def timed(iterator: Iterator) -> Any:
+                return train(_TimedIterator(iterator, self.health.waited))
+
+            eager = self.run_eagerly
+            self.train_function = timed if eager else tf.function(timed, autograph=False)
         return self.train_function
 
 
