@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Tests run side by side; each process needs about 3 GB.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
-.PHONY: help setup test test-slow check format demo tables addons-test clean
+.PHONY: help setup test test-slow test-pages docs check format demo tables addons-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,7 +28,7 @@ define install
 endef
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
-	$(call install,.venv,test$(comma)beam,constraints.txt,11,13,3.11-3.13)
+	$(call install,.venv,test$(comma)dev$(comma)docs$(comma)search$(comma)serve$(comma)beam,constraints.txt,11,13,3.11-3.13)
 
 .venv-addons/installed: setup.cfg pyproject.toml constraints-addons.txt
 	$(call install,.venv-addons,addons$(comma)test,constraints-addons.txt,11,11,3.11)
@@ -38,15 +38,22 @@ comma := ,
 setup: .venv/installed ## make .venv with everything in it; the other targets call this themselves
 
 test: setup ## all tests but the slow ones
-	$(BIN)/pytest $(PARALLEL) -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not browser"
 
 test-slow: setup ## the slow tests
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+test-pages: setup ## the pages that the commands write, in Chromium
+	$(BIN)/pytest $(PARALLEL) -m browser
+
+docs: setup ## the documentation as a site, in site/
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
 
 check: setup ## formatter, linter and type checker, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: setup ## format, and fix what the linter can fix
 	$(BIN)/ruff check --fix .
@@ -79,5 +86,5 @@ addons-test: .venv-addons/installed ## tests with TensorFlow 2.15 and TensorFlow
 	.venv-addons/bin/pytest $(PARALLEL) -m "addons and not slow"
 
 clean: ## remove environments and caches, but not runs/
-	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
