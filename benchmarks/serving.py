@@ -14,6 +14,7 @@ import concurrent.futures
 import http.client
 import json
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -105,17 +106,14 @@ class Clients:
 
     def slow(self, end: float) -> None:
         """Announces much and sends a byte now and then, until it is sent away; again and again."""
+        head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
         while time.monotonic() < end:
-            with socket.create_connection(("127.0.0.1", self.port)) as connection:
-                connection.sendall(
-                    b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
-                )
-                try:
-                    while time.monotonic() < end:
-                        connection.sendall(b"x")
-                        time.sleep(0.5)
-                except OSError:
-                    self.counts["slow", 408] += 1
+            with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
+                connection.sendall(head)
+                while not select.select([connection], [], [], 0.5)[0]:
+                    connection.sendall(b"x")
+                answer = connection.recv(1000)
+            self.counts["slow", int(answer.split()[1])] += 1
 
     def run(self, seconds: float, only_good: bool) -> float:
         """Good videos a second."""

@@ -35,6 +35,7 @@ from cvrl_tf.evaluation.embedding import Embedder
 
 _TASKS_OF_A_WORKER = 200  # then another takes its place, with memory of its own
 _VIDEOS_A_BATCH = 4  # their views stand in memory
+_HANG_UP = {"Connection": "close"}  # or a client that does not listen may go on sending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +135,12 @@ async def _receive(request: Request, path: Path, bounds: Limits) -> None:
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > most:
-                        raise HTTPException(413, f"More than {bounds.max_megabytes:g} MB.")
+                        raise HTTPException(
+                            413, f"More than {bounds.max_megabytes:g} MB.", _HANG_UP
+                        )
                     file.write(chunk)
     except TimeoutError:
-        raise HTTPException(408, f"Not received in {bounds.patience:g} s.") from None
+        raise HTTPException(408, f"Not received in {bounds.patience:g} s.", _HANG_UP) from None
     except ClientDisconnect:
         raise HTTPException(400, "The client has gone.") from None
     if not size:
