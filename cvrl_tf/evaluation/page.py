@@ -14,7 +14,7 @@ _STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100% }
 figure { margin: 1rem 0 }
-figcaption { color: #555; font-size: 0.85rem }
+figcaption { color: #555; font-size: 0.85rem; overflow-wrap: anywhere }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: 0.9rem }
 td, th { padding: 0.2rem 0.8rem; text-align: left; border-bottom: 1px solid #ddd }
