@@ -20,7 +20,7 @@ import tf_keras as keras
 from cvrl_tf import checkpoints, distribution, runner
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
-from cvrl_tf.evaluation import tables
+from cvrl_tf.evaluation import measurements
 from cvrl_tf.evaluation.features import FeatureStore, calibrate
 from cvrl_tf.evaluation.probe import linear_probe
 from cvrl_tf.models.resnet3d import ResNet3D
@@ -88,7 +88,7 @@ def re_encoded(records: Path, folder: Path) -> float:
     kernel = run.model.classifier.kernel
     kernel.assign(np.zeros(kernel.shape))
     run.fit()
-    return tables.log_lines(folder)[-1]["test/top1"]
+    return measurements.log_lines(folder)[-1]["test/top1"]
 
 
 def cached(

@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from cvrl_tf import commands
-from cvrl_tf.evaluation import page, tables
+from cvrl_tf.evaluation import measurements, page, tables
 from cvrl_tf.evaluation.metrics import Estimate
 
 _OUTPUT = flags.DEFINE_string("output", "report", "Folder to write into.")
@@ -108,7 +108,7 @@ def _of_training(folders: list[Path]) -> page.Section:
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     views = ""
     for folder in folders:
-        epochs = [line for line in tables.log_lines(folder) if "epoch/loss" in line]
+        epochs = [line for line in measurements.log_lines(folder) if "epoch/loss" in line]
         pretrains = bool(epochs) and "epoch/contrastive_accuracy" in epochs[0]
         titles = (
             {
@@ -136,21 +136,21 @@ def write_report(paths: list[str], output: Path, note: str) -> None:
     """Writes tables.md, tables.csv and report.html into `output`; see the module.
 
     Raises:
-      FileNotFoundError, ValueError: see `tables.gather`.
+      FileNotFoundError, ValueError: see `measurements.gather`.
     """
-    runs = tables.gather(paths)
+    runs = measurements.gather(paths)
     sections = [page.Section("Read this first", page.paragraph(note))] if note else []
     sections += [page.Section("How to read the tables", page.paragraph(tables.LEGEND))]
     sections += _of_tables(runs)
     shown = set()
-    for path in tables.files(paths, "*.json"):
+    for path in measurements.files(paths, "*.json"):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "encoders" in content:
             cell = content["cell"], content["protocol"]["train"]["data"]
             if content["cell"] is None or cell not in shown:  # one of several seeds is enough
                 sections.append(_of_evaluation(path, content))
             shown.add(cell)
-    folders = [path.parent for path in tables.files(paths, "run.json")]
+    folders = [path.parent for path in measurements.files(paths, "run.json")]
     if folders:
         sections.append(_of_training(folders))
     output.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from cvrl_tf.evaluation import tables
+from cvrl_tf.evaluation import measurements, tables
 from cvrl_tf.evaluation.metrics import share
 
 FACTS: dict[str, Any] = {
@@ -55,7 +55,7 @@ def write_evaluation(path: Path, **content: Any) -> Path:
 def test_a_run_stands_in_its_cell_with_its_interval_and_difference(tmp_path: Path) -> None:
     pretrained = write_run(tmp_path / "pre", 0, cell=None, epochs=800)
     run = write_run(tmp_path / "run", 0.4, initial_checkpoint=f"{pretrained}/checkpoints/ckpt-7")
-    (measured,) = tables.gather([tmp_path])
+    (measured,) = measurements.gather([tmp_path])
     assert measured.epochs == (800, 5)
     assert measured.top1 == share([True] * 80 + [False] * 120)
     assert 0.32 < measured.top1.low < 0.35 and measured.top1.high < 0.48
@@ -72,7 +72,7 @@ def test_seeds_and_splits_share_a_cell_whose_figure_is_their_mean(tmp_path: Path
     for split, top1 in enumerate([0.9, 0.8, 0.85], 1):
         data = {"data": f"ucf101_split{split}", "split": "train", "videos": 9537, "views": 1}
         write_run(tmp_path / str(split), top1, cell="2/CVRL", train=data)
-    cell = tables.cells("2", tables.gather([tmp_path]))["CVRL"]["ucf101"]
+    cell = tables.cells("2", measurements.gather([tmp_path]))["CVRL"]["ucf101"]
     assert cell.measured == pytest.approx((85, 80, 90))
     assert str(cell) == "paper 92.1; 85.0 (3 runs, 80.0 to 90.0), -7.1"
 
@@ -81,7 +81,7 @@ def test_columns_of_shares_stand_in_their_order(tmp_path: Path) -> None:
     for percent in ("10", "1", "0.5"):
         data = {"data": "mine", "split": f"train_{percent}pct", "videos": 9, "views": 1}
         write_run(tmp_path / percent, 0.5, train=data)
-    columns = list(tables.cells("3", tables.gather([tmp_path]))["CVRL"])
+    columns = list(tables.cells("3", measurements.gather([tmp_path]))["CVRL"])
     assert columns[-3:] == ["mine 0.5 %", "mine 1 %", "mine 10 %"]
 
 
@@ -90,14 +90,14 @@ def test_evaluations_share_their_baselines(tmp_path: Path) -> None:
     for number, cell in enumerate(("4/TA", "4/SA")):
         write_evaluation(tmp_path / f"{number}.json", cell=cell)
     write_evaluation(tmp_path / "other.json", cell="4/TA", seed=1)
-    cells = tables.cells("4", tables.gather([tmp_path]))
+    cells = tables.cells("4", measurements.gather([tmp_path]))
     assert len(cells["Random weights"]["mine"].runs) == 2
     assert len(cells["TA"]["mine"].runs) == 2 and len(cells["SA"]["mine"].runs) == 1
 
 
 def test_an_evaluation_brings_its_baselines_along(tmp_path: Path) -> None:
     path = write_evaluation(tmp_path / "probe.json")
-    cells = tables.cells("1", tables.gather([path]))
+    cells = tables.cells("1", measurements.gather([path]))
     ours = {row: of["mine"].measured for row, of in cells.items() if of["mine"].runs}
     assert ours == {
         "CVRL": pytest.approx((60, 50, 70)),
@@ -115,11 +115,11 @@ def test_each_path_counts_once_and_what_has_no_test_yet_not_at_all(tmp_path: Pat
     write_evaluation(tmp_path / "other.json", cell=None)
     (tmp_path / "list.json").write_text("[1]")
     paths = [tmp_path, tmp_path / "run", tmp_path / "run" / "run.json"]
-    assert len(tables.gather(paths)) == 1
+    assert len(measurements.gather(paths)) == 1
 
 
 def test_text_forms(tmp_path: Path) -> None:
-    runs = [*tables.gather([write_evaluation(tmp_path / "probe.json")])]
+    runs = [*measurements.gather([write_evaluation(tmp_path / "probe.json")])]
     text = tables.markdown(runs)
     assert "| CVRL | paper 66.1; no run | paper 70.4; no run | 60.0 (50.0 to 70.0) |" in text
     assert "| ? + 100 | 0 |" in text  # its checkpoint is gone
@@ -133,12 +133,12 @@ def test_text_forms(tmp_path: Path) -> None:
 def test_an_unknown_cell_is_refused(cell: str, tmp_path: Path) -> None:
     write_run(tmp_path / "run", 0.5, cell=cell)
     with pytest.raises(ValueError, match=re.escape(f"cell={cell!r}") + ".*4/TA"):
-        tables.gather([tmp_path])
+        measurements.gather([tmp_path])
 
 
 def test_a_path_without_anything_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        tables.gather([tmp_path / "nowhere"])
+        measurements.gather([tmp_path / "nowhere"])
 
 
 def test_recipes_name_cells_that_there_are() -> None:

@@ -13,7 +13,7 @@ from conftest import ROOT, TINY_GIN, noise_video, write_records
 
 from cvrl_tf import checkpoints, runner
 from cvrl_tf.data import subsets
-from cvrl_tf.evaluation import comparison, tables
+from cvrl_tf.evaluation import comparison, measurements, tables
 from cvrl_tf.models.resnet3d import ResNet3D
 
 
@@ -132,7 +132,7 @@ def test_a_table(overlay: Path, tmp_path: Path) -> None:
     done = call(data, output, *flags)
     assert done.returncode == 0, done.stderr
     assert "6 of 6" in done.stdout
-    measured = tables.gather([output])
+    measured = measurements.gather([output])
     wanted = {"CVRL", "SimCLR", "Supervised", *tables.BASELINES.values()}
     assert {(run.table, run.row, run.column) for run in measured} == {
         ("1", row, "tiny") for row in wanted
