@@ -160,6 +160,7 @@ def export(
     Raises:
       FileNotFoundError: no checkpoint there.
       FileExistsError: `output` exists.
+      ValueError: the run is of an earlier version.
     """
     output = Path(output)
     if output.exists():
@@ -175,6 +176,11 @@ def export(
         classifier.build((None, encoder.feature_dim))
         checkpoints.initialise(classifier, checkpoint, "classifier")
     trained_frames, trained_size, *_ = facts["input_shape"]
+    if unknown := [name for name in checkpoints.SAMPLING if name not in facts]:
+        raise ValueError(
+            f"{checkpoints.ENCODER_FILE} of {str(checkpoint)!r} is of an earlier version and lacks "
+            f"{', '.join(unknown)}: write them into it; docs/formats.md says what they are."
+        )
     sampling = {name: facts[name] for name in checkpoints.SAMPLING}
     taken = {
         "size": size or trained_size,

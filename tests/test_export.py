@@ -1,6 +1,7 @@
 """What is exported loads with TensorFlow alone and gives the encoder's features."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -356,6 +357,15 @@ def test_existing_output_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="exists; delete it or choose another"):
         export(run, tmp_path / "model", 2, 1)
     assert not list((tmp_path / "model").iterdir())
+
+
+def test_a_run_that_does_not_say_its_sampling_is_refused(run: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(run, tmp_path / "old")
+    facts = json.loads((old / checkpoints.ENCODER_FILE).read_text())
+    del facts["stride"], facts["record_fps"]
+    (old / checkpoints.ENCODER_FILE).write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="earlier version and lacks stride, record_fps"):
+        export(old, tmp_path / "model", num_clips=2, num_crops=1)
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
