@@ -228,6 +228,25 @@ def encoder_facts(path: str | Path) -> dict[str, Any]:
     return json.loads(config.read_text())
 
 
+def sampling_of(path: str | Path) -> dict[str, Any]:
+    """How the clips of a run came about: `SAMPLING`, out of its `encoder.json`.
+
+    Args:
+      path: see `resolve`.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
+      ValueError: the run is of an earlier version, which did not say it.
+    """
+    facts = encoder_facts(path)
+    if unknown := [name for name in SAMPLING if name not in facts]:
+        raise ValueError(
+            f"{ENCODER_FILE} of {str(path)!r} is of an earlier version and lacks "
+            f"{', '.join(unknown)}: write them into it; docs/formats.md says what they are."
+        )
+    return {name: facts[name] for name in SAMPLING}
+
+
 def encoder_of(checkpoint: str | Path | None, build: Callable[..., keras.Model]) -> keras.Model:
     """The encoder for a checkpoint's weights: of the architecture that it was trained with.
 
@@ -274,9 +293,11 @@ def load_encoder(path: str | Path) -> keras.Model:
     return encoder
 
 
-def fingerprint(encoder: keras.Model) -> str:
-    """A digest of architecture and weights."""
-    digest = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True).encode())
-    for weight in encoder.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
+def fingerprint(*layers: keras.layers.Layer) -> str:
+    """A digest of architectures and weights."""
+    digest = hashlib.sha256()
+    for layer in layers:
+        digest.update(json.dumps(layer.get_config(), sort_keys=True).encode())
+        for weight in layer.get_weights():
+            digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()

@@ -29,7 +29,6 @@ import tf_keras as keras
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips as clip_samplers
 from cvrl_tf.data import pipeline, views
-from cvrl_tf.models.heads import ProjectionHead
 
 Results = dict[str, tf.Tensor]
 
@@ -68,7 +67,8 @@ class ExportedEncoder(tf.Module):
         )
         self._spec = {"feature": tf.TensorSpec([encoder.feature_dim])}
         if head is not None:
-            self._spec["embedding"] = tf.TensorSpec([head.output_layer.units])
+            shape = head.compute_output_shape((None, encoder.feature_dim))
+            self._spec["embedding"] = tf.TensorSpec(shape[1:])
         if classifier is not None:
             self._spec["probability"] = tf.TensorSpec([classifier.units])
         self._centre = views.EvenCrops(size, size, 1)
@@ -113,7 +113,8 @@ class ExportedEncoder(tf.Module):
                 means["embedding"] = tf.math.l2_normalize(means["embedding"], axis=0)
             return means
 
-        return tf.map_fn(of_video, records, fn_output_signature=self._spec)
+        # One at a time, or ten videos' views would be in memory.
+        return tf.map_fn(of_video, records, fn_output_signature=self._spec, parallel_iterations=1)
 
 
 def _not_empty(shape: tf.Tensor) -> tf.Tensor:
@@ -165,10 +166,11 @@ def export(
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{str(output)!r} exists; delete it or choose another folder.")
-    encoder, facts = checkpoints.load_encoder(checkpoint), checkpoints.encoder_facts(checkpoint)
+    sampling, facts = checkpoints.sampling_of(checkpoint), checkpoints.encoder_facts(checkpoint)
+    encoder = checkpoints.load_encoder(checkpoint)
     head = classifier = None
     if "head" in facts:
-        head = ProjectionHead(**facts["head"])
+        head = keras.saving.deserialize_keras_object(facts["head"])
         head.build((None, encoder.feature_dim))
         checkpoints.initialise(head, checkpoint, "head")
     if "labels" in facts:
@@ -176,12 +178,6 @@ def export(
         classifier.build((None, encoder.feature_dim))
         checkpoints.initialise(classifier, checkpoint, "classifier")
     trained_frames, trained_size, *_ = facts["input_shape"]
-    if unknown := [name for name in checkpoints.SAMPLING if name not in facts]:
-        raise ValueError(
-            f"{checkpoints.ENCODER_FILE} of {str(checkpoint)!r} is of an earlier version and lacks "
-            f"{', '.join(unknown)}: write them into it; docs/formats.md says what they are."
-        )
-    sampling = {name: facts[name] for name in checkpoints.SAMPLING}
     taken = {
         "size": size or trained_size,
         "num_frames": num_frames or trained_frames,
@@ -214,7 +210,9 @@ def export(
         "views": taken,
         "trained_on": {"clip": facts["input_shape"], **sampling},
         "encoder": facts["encoder"]["config"],
-        "fingerprint": checkpoints.fingerprint(encoder),
+        "fingerprint": checkpoints.fingerprint(
+            *(layer for layer in (encoder, head, classifier) if layer is not None)
+        ),
         "checkpoint": prefix,
         "run": json.loads(about.read_text()) if about.is_file() else None,
         "gin": gin.read_text() if gin.is_file() else None,

@@ -40,10 +40,10 @@ def main(argv: list[str]) -> None:
         facts = found_by.clips.facts
         sizes = {name: facts["views"][name] for name in ("num_clips", "num_crops")}
         embedder = embedding.Embedder(_MODEL.value or facts["model"], **sizes)
-        if embedder.facts["fingerprint"] != facts["fingerprint"]:
+        if any(embedder.facts[name] != facts[name] for name in ("fingerprint", "views")):
             raise ValueError(
-                f"{embedder.facts['model']!r} is not the model that {_INDEX.value!r} is of: say "
-                "where that is with --model, or embed the videos again."
+                f"{embedder.facts['model']!r} is not the model that {_INDEX.value!r} is of, or "
+                "takes other views: say where that is with --model, or embed the videos again."
             )
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "query.npz"

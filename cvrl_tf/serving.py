@@ -117,7 +117,8 @@ def application(embedder: Embedder, bounds: Limits, workers: int) -> FastAPI:
                 arguments = str(path), frames
                 task = pool.schedule(upload.record_of, arguments, timeout=bounds.patience)
                 record = await _decoded(task, bounds)
-            results = await asyncio.wrap_future(batches.submit(record))
+            views = await asyncio.to_thread(embedder.views_of, record)
+            results = await asyncio.wrap_future(batches.submit(views))
         finally:
             waiting -= 1
         return {name: rows.tolist() for name, rows in results.items()}
@@ -166,12 +167,12 @@ class _Batches(threading.Thread):
     def __init__(self, embedder: Embedder) -> None:
         super().__init__(daemon=True)
         self._embedder = embedder
-        self._waiting: queue.Queue[tuple[bytes, Future] | None] = queue.Queue()
+        self._waiting: queue.Queue[tuple[tf.Tensor, Future] | None] = queue.Queue()
 
-    def submit(self, record: bytes) -> Future:
-        """Of the results of a video, by name, float32 [D]."""
+    def submit(self, views: tf.Tensor) -> Future:
+        """Of the results of a video's views, by name, float32 [D]."""
         future: Future = Future()
-        self._waiting.put((record, future))
+        self._waiting.put((views, future))
         return future
 
     def stop(self) -> None:
@@ -189,15 +190,15 @@ class _Batches(threading.Thread):
                     some.append(more)
             self._answer(some)
 
-    def _answer(self, some: list[tuple[bytes, Future]]) -> None:
+    def _answer(self, some: list[tuple[tf.Tensor, Future]]) -> None:
         wanted = [
-            (record, future) for record, future in some if future.set_running_or_notify_cancel()
+            (views, future) for views, future in some if future.set_running_or_notify_cancel()
         ]
+        if not wanted:
+            return
         try:
-            views = [self._embedder.views_of(record) for record, _ in wanted]
-            if not views:
-                return
-            means = self._embedder.results_of(tf.concat(views, axis=0), self._embedder.num_views)
+            views = tf.concat([views for views, _ in wanted], axis=0)
+            means = self._embedder.results_of(views, self._embedder.num_views)
             for number, (_, future) in enumerate(wanted):
                 future.set_result({name: rows[number] for name, rows in means.items()})
         except Exception as error:  # no fault of a video's: these have been decoded before

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import tensorflow as tf
-import tf2onnx
 import tf_keras as keras
 
 from cvrl_tf import checkpoints, distribution, runner
@@ -205,6 +203,17 @@ def trained(task: Callable[[], keras.Model], num_clips: int, records: Path, fold
     return folder
 
 
+def seen(folder: Path, model: keras.Model, name: str, num_crops: int) -> tuple:
+    """Exports a run beside itself. The loaded model, and of clips the outputs of the trained one
+    and what the loaded one says by that name."""
+    export(folder, folder.parent / "model", num_clips=2, num_crops=num_crops)
+    loaded = tf.saved_model.load(str(folder.parent / "model"))
+    frames = smooth_clips(SHAPES["as_trained"])
+    found = loaded.clips(frames)
+    assert set(found) == {"feature", name}
+    return loaded, model(frames / np.float32(255), training=False).numpy(), found[name].numpy()
+
+
 def test_embedding(noise_records: Path, tmp_path: Path) -> None:
     models: list[ContrastiveLearner] = []
 
@@ -214,14 +223,9 @@ def test_embedding(noise_records: Path, tmp_path: Path) -> None:
         return models[0]
 
     folder = trained(learner, 2, noise_records, tmp_path / "run")
-    export(folder, tmp_path / "model", num_clips=2, num_crops=1)
-    frames = smooth_clips(SHAPES["as_trained"])
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    found = loaded.clips(frames)
-    assert set(found) == {"feature", "embedding"}
-    wanted = models[0](frames / np.float32(255), training=False).numpy()
+    loaded, wanted, found = seen(folder, models[0], "embedding", num_crops=1)
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    assert_features(found["embedding"].numpy(), wanted)
+    assert_features(found, wanted)
 
     # Of a video the mean of its views', of length 1 again.
     videos = loaded.records(tf.constant(serialized(noise_records)[:2]))["embedding"].numpy()
@@ -254,13 +258,8 @@ def test_probability(normalize_features: bool, noise_records: Path, tmp_path: Pa
         return models[0]
 
     folder = trained(classifier, 1, noise_records, tmp_path / "run")
-    export(folder, tmp_path / "model", num_clips=2, num_crops=3)
-    frames = smooth_clips(SHAPES["as_trained"])
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    found = loaded.clips(frames)
-    assert set(found) == {"feature", "probability"}
-    wanted = tf.nn.softmax(models[0](frames / np.float32(255), training=False)).numpy()
-    assert_features(found["probability"].numpy(), wanted)
+    loaded, logits, found = seen(folder, models[0], "probability", num_crops=3)
+    assert_features(found, tf.nn.softmax(logits).numpy())
     assert json.loads((tmp_path / "model" / checkpoints.EXPORT_FILE).read_text())["classes"] == [
         "even",
         "odd",
@@ -340,6 +339,8 @@ def test_tensorflow_lite_has_the_same_features(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["as_trained", "many"])
 def test_onnx_has_the_same_features(name: str, run: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    tf2onnx = pytest.importorskip("tf2onnx")
     encoder = checkpoints.load_encoder(run)
     of_clips = tf.function(
         lambda clips: encoder(clips, training=False),

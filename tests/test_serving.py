@@ -28,7 +28,7 @@ from conftest import write_noise_video
 
 from cvrl_tf import serving
 from cvrl_tf.data import upload
-from cvrl_tf.data.encoding import FrameOptions
+from cvrl_tf.data.encoding import FrameOptions, UnusableVideo
 from cvrl_tf.evaluation import embedding
 from cvrl_tf.evaluation.clip_features import ClipFeatures
 from cvrl_tf.evaluation.embedding import Embedder
@@ -135,11 +135,16 @@ def test_what_is_sent_opens_nothing_else(address: str, videos: list[Path], tmp_p
         assert ask(address, text.encode())[0] == 422
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{videos[0]}\n#EXT-X-ENDLIST\n"
     assert ask(address, playlist.encode())[0] == 422
-    # And these lists are no mistakes: without the server's care, OpenCV reads the video.
+    # A list of what lies beside it OpenCV does read; a process that has been prepared doesn't.
     listed = tmp_path / "list"
     listed.write_text(f"ffconcat version 1.0\nfile '{videos[0].name}'\n")
     shutil.copy(videos[0], tmp_path)
     assert cv2.VideoCapture(str(listed), cv2.CAP_FFMPEG).read()[0]
+    spawned = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawned, upload.prepare_process) as pool:
+        assert pool.submit(upload.record_of, str(videos[0]), FrameOptions(16)).result()
+        with pytest.raises(UnusableVideo):
+            pool.submit(upload.record_of, str(listed), FrameOptions(16)).result()
 
 
 @pytest.mark.parametrize("codec", ["mp4", "mkv", "avi", "mov", "webm", "mpg", "flv", "ogv"])

@@ -26,8 +26,6 @@ from cvrl_tf import commands, runner  # commands before TensorFlow, which it mak
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.evaluation.comparison import Comparison
 
-# isort: split
-
 commands.define_gin_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Picture: .png, .gif or .webp.", required=True)
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Videos to draw.", lower_bound=1)

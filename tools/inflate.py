@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         if _LIKE.value:
             facts = checkpoints.encoder_facts(_LIKE.value)
             clip = tuple(facts["input_shape"])
-            sampling = {name: facts[name] for name in checkpoints.SAMPLING}
+            sampling = checkpoints.sampling_of(_LIKE.value)
             like = {name: facts["encoder"]["config"][name] for name in _OPEN}
         if source.suffix == ".safetensors":
             from safetensors.numpy import load_file

@@ -270,15 +270,8 @@ class Pipeline:
                 [count, 2], fold_in(key, purpose), minval=None, maxval=None, dtype=tf.int32
             )
 
-        indices = clip_samplers.at_rate(
-            self._clips,
-            tf.size(record["frames"]),
-            draw(_CLIPS, 1)[0],
-            record["frame_rate"],
-            self._fps,
-        )
-        crop_seeds = draw(_CROPS, self._clips.num_clips)
-        frames = views.extract(record["frames"], indices, self._crop, crop_seeds)
+        clip_seed, crop_seeds = draw(_CLIPS, 1)[0], draw(_CROPS, self._clips.num_clips)
+        frames = _views(record, self._clips, self._crop, self._fps, clip_seed, crop_seeds)
         seeds = draw(_PHOTOMETRIC, self.num_views)
         if self._augment is not None:
             frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
@@ -306,8 +299,21 @@ def evaluation_views(
     some = tf.debugging.assert_positive(length, "A record has at least one frame.")
     seeds = tf.zeros([clips.num_clips, 2], tf.int32)
     with tf.control_dependencies([some]):
-        indices = clip_samplers.at_rate(clips, length, seeds[0], record["frame_rate"], fps)
-    return views.extract(record["frames"], indices, crop, seeds)
+        return _views(record, clips, crop, fps, seeds[0], seeds)
+
+
+def _views(
+    record: dict[str, tf.Tensor],
+    clips: clip_samplers.ClipSampler,
+    crop: views.Crop,
+    fps: float | None,
+    clip_seed: tf.Tensor,
+    crop_seeds: tf.Tensor,
+) -> tf.Tensor:
+    """Views of a record, uint8 [V, T, size, size, 3]: indices first, then pixels."""
+    length = tf.size(record["frames"])
+    indices = clip_samplers.at_rate(clips, length, clip_seed, record["frame_rate"], fps)
+    return views.extract(record["frames"], indices, crop, crop_seeds)
 
 
 def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:

@@ -52,7 +52,7 @@ class ClipFeatures:
 
         Args:
           path: of the file.
-          with_results: or, of a .parquet file, without them, which takes no memory.
+          with_results: or, of a .parquet file, without them, which saves most of the memory.
 
         Raises:
           FileNotFoundError: it is not there.
@@ -73,7 +73,7 @@ class ClipFeatures:
 
             table = parquet.read_table(path, columns=None if with_results else _PLACE)
             facts = json.loads((table.schema.metadata or {}).get(b"cvrl_tf", b"null"))
-            columns = {name: _numpy(table[name].combine_chunks()) for name in table.column_names}
+            columns = {name: to_numpy(table[name].combine_chunks()) for name in table.column_names}
         if facts is None:
             raise foreign
         videos, starts, ends = (columns.pop(name) for name in _PLACE)
@@ -149,7 +149,7 @@ def _write_parquet(parts: Iterable[ClipFeatures], file: BinaryIO, facts: dict[st
             writer.write_table(table.cast(writer.schema), row_group_size=_ROWS_A_GROUP)
 
 
-def _numpy(column: Any) -> np.ndarray:
+def to_numpy(column: Any) -> np.ndarray:
     """A column of pyarrow, [N] or, of lists, [N, D]."""
     if hasattr(column, "flatten") and column.type.num_fields:
         return column.flatten().to_numpy().reshape(len(column), -1)

@@ -28,11 +28,11 @@ from cvrl_tf.data.annotations import VIDEO_ENDINGS, Video
 from cvrl_tf.data.encoding import FrameOptions
 from cvrl_tf.data.manifest import Outcome
 from cvrl_tf.data.pipeline import evaluation_views
-from cvrl_tf.evaluation import clip_features
+from cvrl_tf.evaluation import clip_features, neighbours
 from cvrl_tf.evaluation.clip_features import ClipFeatures
 
-# Of the videos of a round, whose frames take about ten times as much on the disk.
-_VIDEOS_A_ROUND, _BYTES_A_ROUND = 64, 2**28
+# Of a round; the frames of its videos take about ten times their bytes on the disk.
+_VIDEOS_A_WORKER, _BYTES_A_ROUND = 32, 2**28
 
 Results = dict[str, np.ndarray]
 
@@ -148,9 +148,7 @@ class Embedder:
 def averaged(name: str, rows: np.ndarray, count: int) -> np.ndarray:
     """Means of every `count` rows, [N * count, D] to [N, D]; embeddings stay of length 1."""
     means = rows.reshape(-1, count, rows.shape[1]).mean(axis=1)
-    if name == "embedding":
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return means
+    return neighbours.unit(means) if name == "embedding" else means
 
 
 def listed(inputs: Sequence[str]) -> list[str]:
@@ -233,6 +231,7 @@ def embed(
                 rate = embedded * embedder.num_views / bar.format_dict["elapsed"]
                 bar.set_postfix_str(f"{rate:.1f} views/s")
     if len(skipped) == len(videos):
+        shutil.rmtree(parts)  # or the same call would find nothing left to do
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
         raise ValueError(f"None of {len(videos)} videos can be embedded. {reasons}")
     clip_features.join(done, output, {**facts, "skipped": skipped})
@@ -257,7 +256,7 @@ def _rounds(
                 folder = parts / f"round{begin}"
                 folder.mkdir()
                 ready.put((folder, _written(some, folder, workers, frames, stop)))
-                begin, size = begin + len(some), 2 * size
+                begin, size = begin + len(some), min(2 * size, _VIDEOS_A_WORKER * workers)
             ready.put(None)
         except BaseException as error:
             ready.put(error)
@@ -280,7 +279,7 @@ def _round_of(videos: Sequence[str], size: int) -> list[str]:
     """The first videos, as many as `size` and their bytes allow; at least one."""
     some: list[str] = []
     total = 0
-    for video in videos[: min(size, _VIDEOS_A_ROUND)]:
+    for video in videos[:size]:
         total += os.path.getsize(video) if os.path.exists(video) else 0
         if some and total > _BYTES_A_ROUND:
             break

@@ -12,7 +12,7 @@ from etils import epath
 
 from cvrl_tf.data import files
 from cvrl_tf.data.encoding import glimpse
-from cvrl_tf.evaluation import neighbours
+from cvrl_tf.evaluation import clip_features, neighbours
 from cvrl_tf.evaluation.clip_features import ClipFeatures
 from cvrl_tf.evaluation.gallery import moving_picture
 
@@ -52,7 +52,7 @@ class Index:
         count = min(count, len(self.clips.videos))
         if self._faiss is None:
             return neighbours.nearest(query, self.clips.results["feature"], count)
-        cosines, rows = self._faiss.search(_unit(query), count)
+        cosines, rows = self._faiss.search(neighbours.unit(query), count)
         return rows, cosines
 
     def nearest_videos(self, query: np.ndarray, count: int) -> list["Found"]:
@@ -115,10 +115,6 @@ def picture(video: str, start: float, end: float) -> bytes | None:
 _FRAMES_SHOWN, _SIDE_SHOWN = 16, 128
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-
-
 def _num_rows(path: Path) -> int:
     from pyarrow import parquet
 
@@ -138,8 +134,7 @@ def _faiss_index(path: Path) -> Any:
         print(f"Making the index {place}.", flush=True)
         index: Any = None
         for batch in parquet.ParquetFile(path).iter_batches(columns=["feature"]):
-            column = batch["feature"]
-            rows = _unit(column.flatten().to_numpy().reshape(len(column), -1))
+            rows = neighbours.unit(clip_features.to_numpy(batch["feature"]))
             if index is None:
                 # Every feature is looked at, in half precision: no neighbour is lost, whatever the
                 # features are like, and there is nothing to tune.
@@ -152,8 +147,10 @@ def _faiss_index(path: Path) -> Any:
         aside = files.aside_of(place)
         try:
             faiss.write_index(index, str(aside))
-        except RuntimeError:  # the folder can't be written to
+            os.utime(aside, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+            files.publish(aside, place)
+        except RuntimeError:  # the folder can't be written to, or is full
             return index
-        os.utime(aside, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        files.publish(aside, place)
+        finally:
+            aside.unlink(missing_ok=True)
     return faiss.read_index(str(place), faiss.IO_FLAG_MMAP)

@@ -8,6 +8,11 @@ from cvrl_tf.evaluation.metrics import Estimate
 _BLOCK = 1024  # queries whose similarities exist at a time
 
 
+def unit(features: np.ndarray) -> np.ndarray:
+    """Features float [N, D], each of length 1."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
 def nearest(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The most similar features, exactly.
 
@@ -19,10 +24,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.nd
     Returns:
       indices int [Q, K] into the gallery, the most similar first, and cosines float32 [Q, K].
     """
-    queries, gallery = (
-        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        for rows in (queries, gallery)
-    )
+    queries, gallery = unit(queries), unit(gallery)
     indices, cosines = [], []
     for begin in range(0, len(queries), _BLOCK):
         similarity = queries[begin : begin + _BLOCK] @ gallery.T

@@ -6,6 +6,7 @@ import tf_keras as keras
 from cvrl_tf.models.normalization import BatchNorm
 
 
+@keras.saving.register_keras_serializable("cvrl_tf")
 class ProjectionHead(keras.Model):
     """MLP: features [B, D] to embeddings [B, `output_dim`]; thrown away after pretraining."""
 

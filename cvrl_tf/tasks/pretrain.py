@@ -72,7 +72,7 @@ class ContrastiveLearner(Task):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"head": self.head.get_config()}
+        return {"head": keras.saving.serialize_keras_object(self.head)}
 
     @property
     def checkpoint_roots(self) -> dict[str, keras.Model]:

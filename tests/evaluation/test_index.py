@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from cvrl_tf.evaluation import index, neighbours
 from cvrl_tf.evaluation.clip_features import ClipFeatures
+from cvrl_tf.evaluation.embedding import Embedder
 from cvrl_tf.evaluation.index import Index
 
 
@@ -94,8 +95,8 @@ def test_a_folder_that_can_t_be_written_to(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(index, "EXACT", 10)
     features = random_features(50, 8)
     clips_of(features, ["a"] * 50).save(tmp_path / "features.parquet")
-    # As root may write everywhere, a folder stands where the index would be written aside.
-    monkeypatch.setattr(index.files, "aside_of", lambda path: tmp_path)
+    # As root may write everywhere, the index would be written aside where there is no folder.
+    monkeypatch.setattr(index.files, "aside_of", lambda path: path.parent / "gone" / path.name)
     (rows,), _ = Index(tmp_path / "features.parquet").nearest(features[7:8], 1)
     assert rows[0] == 7
 
@@ -148,12 +149,14 @@ def test_search_command(
     assert len(re.findall(r"&lt;5&gt;\.mp4, [\d.]+ s: gone", html)) == 1
 
 
+@pytest.mark.parametrize("other", ["fingerprint", "size"])
 def test_a_model_that_the_index_is_not_of(
-    exported_model: Path, tmp_path: Path, child_environment: dict[str, str]
+    other: str, exported_model: Path, tmp_path: Path, child_environment: dict[str, str]
 ) -> None:
     video = write_noise_video(tmp_path / "a.mp4", 20, 0)
     clips = clips_of(random_features(5, 64), ["a"] * 5)
-    clips.facts["views"] = {"num_clips": 2, "num_crops": 1}
+    clips.facts.update(Embedder(exported_model).facts)
+    (clips.facts if other == "fingerprint" else clips.facts["views"])[other] = 17
     clips.save(tmp_path / "features.npz")
     flags = f"--index={tmp_path / 'features.npz'}", video, f"--model={exported_model}"
     done = run(child_environment, "search", *flags)

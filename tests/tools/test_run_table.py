@@ -83,6 +83,7 @@ def test_a_step_done_with_other_settings_is_not_taken_for_done(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["cached", "paper"])
 def test_recipes_build_behind_their_overlay(
     protocol: str, noise_records: Path, overlay: Path, tmp_path: Path
