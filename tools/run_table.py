@@ -233,7 +233,8 @@ def main(argv: list[str]) -> None:
         return
     _run(left, done)
     report = ["-m", "cvrl_tf.report", str(output), f"--output={output / 'report'}"]
-    subprocess.run([sys.executable, *report, f"--note={_NOTE.value}"], cwd=_ROOT, check=True)
+    report.append(f"--note={_NOTE.value}")
+    sys.exit(subprocess.run([sys.executable, *report], cwd=_ROOT).returncode)
 
 
 if __name__ == "__main__":
