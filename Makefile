@@ -11,6 +11,7 @@ PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
+# Modules are compiled when they are first used, which most never are.
 # $(call install,environment,extras,constraints,first minor version,last minor version,in words)
 define install
 	@for python in $(PYTHON); do \
@@ -24,7 +25,7 @@ define install
 	  exit 1; \
 	fi; \
 	echo "Installing into $1 with $$python: some minutes, 3 GB."; \
-	"$$python" -m venv $1 && $1/bin/python -m pip install -qq -c $3 -e '.[$2]' && touch $1/installed
+	"$$python" -m venv $1 && $1/bin/python -m pip install -qq --no-compile -c $3 -e '.[$2]' && touch $1/installed
 endef
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt

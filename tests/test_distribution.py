@@ -11,8 +11,6 @@ from conftest import ROOT, cluster_environments
 
 from cvrl_tf import distribution
 
-pytestmark = pytest.mark.addons
-
 WORKER = str(ROOT / "tests" / "replica_worker.py")
 
 
@@ -59,6 +57,7 @@ def assert_same_numbers(ours: dict, expected: dict) -> None:
     np.testing.assert_allclose(by_row, ours["all_gathered_gradient"], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_mirrored_equals_one_replica(
     replicas: int, one_replica: dict, tmp_path: Path, child_environment: dict
@@ -70,6 +69,7 @@ def test_mirrored_equals_one_replica(
     assert_same_numbers(result, one_replica)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_replica(
     one_replica: dict, tmp_path: Path, child_environment: dict
 ) -> None:

@@ -207,21 +207,24 @@ def test_the_server_and_its_client(sandbox: tuple[Path, dict], exported_model: P
         server.wait()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pretrain", "probe", "embed_and_search"])
-def test_notebook(name: str, tmp_path: Path) -> None:
+def executed(name: str, folder: Path) -> tuple[list[dict], str]:
+    """Outputs of a notebook, and their text."""
     notebook = nbformat.read(ROOT / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    text = "".join(output.get("text", "") for output in outputs)
-    if name == "pretrain":
-        assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
-    elif name == "probe":
-        pretrained, random = re.findall(r"linear probe\s+([\d.]+) %", text)
-        assert float(pretrained) > float(random)
-    else:
-        cosine, video = text.splitlines()[-8].split()
-        assert float(cosine) > 0.99 and video.endswith("circle_horizontal/0000.mp4")
+    return outputs, "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.slow
+def test_notebooks(tmp_path: Path) -> None:
+    outputs, _ = executed("pretrain", tmp_path)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    _, text = executed("probe", tmp_path)  # and the next: of what the first has left
+    pretrained, random = re.findall(r"linear probe\s+([\d.]+) %", text)
+    assert float(pretrained) > float(random)
+    _, text = executed("embed_and_search", tmp_path)
+    cosine, video = text.splitlines()[-8].split()
+    assert float(cosine) > 0.99 and video.endswith("circle_horizontal/0000.mp4")
 
 
 @pytest.mark.slow

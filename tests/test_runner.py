@@ -27,8 +27,6 @@ from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.tasks.pretrain import ContrastiveLearner
 
-pytestmark = pytest.mark.addons
-
 STEPS_PER_EPOCH = 3  # 17 videos, batches of 5
 
 
@@ -109,7 +107,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
         (StopAt(5), "Stopped at step 5"),
         (StopAt(2 * STEPS_PER_EPOCH, resumed_from=4), "goes on from .*ckpt-4"),
         (TerminateAt(5), str(callbacks.PREEMPTED)),
-        (TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED)),
+        pytest.param(
+            TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_stopped_and_resumed_ends_in_the_same_weights(
@@ -161,6 +161,7 @@ def test_steps_per_execution_change_nothing(
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 3, 5, 6, 8, 9]
 
 
+@pytest.mark.addons
 def test_logs_hold_every_step_once(noise_records: Path, tmp_path: Path) -> None:
     """What the run said after its last checkpoint, half a line included, is said again."""
     run = new_run(tmp_path, noise_records, epochs=1)
@@ -254,6 +255,7 @@ def test_a_damaged_record_ends_the_run_or_is_passed_over(
     assert 4 <= max(skipped) <= 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(
     precision: str, undisturbed: runner.Run, noise_records: Path, tmp_path: Path
@@ -319,6 +321,7 @@ def test_a_finished_run_has_nothing_to_do(
     assert "All 3 epochs are done" in capsys.readouterr().out
 
 
+@pytest.mark.addons
 def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
     undisturbed: runner.Run, noise_records: Path, tmp_path: Path
 ) -> None:

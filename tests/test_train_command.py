@@ -13,6 +13,7 @@ from conftest import ROOT, cluster_environments
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data import schema
+from cvrl_tf.models.resnet3d import ResNet3D
 
 TINY = [
     "runner.Run.global_batch=4",
@@ -97,7 +98,9 @@ def test_mistakes_end_at_once_with_value_and_remedy(
 ) -> None:
     data = f"DATA_DIR='{noise_records}'"
     run = tmp_path / "run"
-    assert train(child_environment, run, data, *TINY).returncode == 0
+    encoder = ResNet3D(depth=10, width=0.125)
+    encoder.build()
+    checkpoints.save_as_run(encoder, (4, 16, 16, 3), run)
     mirrored = ["STRATEGY='mirrored'", "distribution.strategy.logical_cpus=2"]
     deeper = [data, *TINY, f"runner.Run.initial_checkpoint='{run}'", "resnet3d.ResNet3D.depth=18"]
     mistakes = {
@@ -126,7 +129,7 @@ def test_mistakes_end_at_once_with_value_and_remedy(
         "checkpoint of another depth": (
             deeper,
             "gin/demo/pretrain.gin",
-            ["ckpt-4", "another depth or width", "missing there: encoder/blocks/"],
+            [checkpoints.resolve(run), "another depth or width", "missing there: encoder/blocks/"],
         ),
         "no such recipe": ([data], "gin/no_such.gin", ["gin/no_such.gin"]),
     }

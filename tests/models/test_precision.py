@@ -12,8 +12,6 @@ from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.pretrain import ContrastiveLearner
 
-pytestmark = pytest.mark.addons
-
 CLIPS = np.random.default_rng(0).uniform(size=(4, 8, 32, 32, 3)).astype(np.float32)
 
 
@@ -30,6 +28,7 @@ def built() -> tuple[ResNet3D, ProjectionHead]:
     return encoder, head
 
 
+@pytest.mark.addons
 def test_features_are_near_those_of_float32(precision: str) -> None:
     keras.utils.set_random_seed(0)
     exact, _ = built()
