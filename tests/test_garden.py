@@ -47,6 +47,7 @@ def test_the_same_features(published: tuple[Path, keras.Model]) -> None:
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_there_and_back_again(published: tuple[Path, keras.Model], tmp_path: Path) -> None:
     prefix, _ = published
     tool = [sys.executable, ROOT / "tools" / "convert_checkpoint.py"]

@@ -105,7 +105,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
             marks=pytest.mark.slow,
         ),
         (StopAt(5), "Stopped at step 5"),
-        (StopAt(2 * STEPS_PER_EPOCH, resumed_from=4), "goes on from .*ckpt-4"),
+        pytest.param(
+            StopAt(2 * STEPS_PER_EPOCH, resumed_from=4),
+            "goes on from .*ckpt-4",
+            marks=pytest.mark.slow,
+        ),
         (TerminateAt(5), str(callbacks.PREEMPTED)),
         pytest.param(
             TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED), marks=pytest.mark.slow

@@ -1,15 +1,13 @@
 """`python -m cvrl_tf.train` as a user types it, right and wrong."""
 
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import ROOT, cluster_environments
+from conftest import ROOT
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data import schema
@@ -49,39 +47,6 @@ def test_trains_and_resumes(noise_records: Path, tmp_path: Path, child_environme
     assert second.returncode == 0, second.stderr
     assert "Resuming from" in second.stdout and "Epoch 2/2" in second.stdout
     assert "Epoch 1/2" not in second.stdout
-
-
-@pytest.mark.slow
-def test_two_processes_train_to_the_weights_of_one(
-    noise_records: Path, tmp_path: Path, child_environment: dict
-) -> None:
-    sgd = "runner.Run.optimizer=@tf_keras.optimizers.SGD"
-    params = [f"DATA_DIR='{noise_records}'", *TINY, sgd]
-    one = train(child_environment, tmp_path / "one", *params)
-    assert one.returncode == 0, one.stderr
-    command = [sys.executable, "-m", "cvrl_tf.train", "--gin_file=gin/demo/pretrain.gin"]
-    command += [f"--model_dir={tmp_path / 'two'}", "--gin_param=STRATEGY='multi_worker_mirrored'"]
-    command += [f"--gin_param={param}" for param in params]
-    workers = [
-        subprocess.Popen(
-            command, env=environment, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=None
-        )
-        for environment in cluster_environments(child_environment, 2)
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=240)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
-    facts = json.loads((tmp_path / "two" / "run.json").read_text())
-    assert facts["replicas"] == 2
-    expected, result = (
-        checkpoints.load_encoder(tmp_path / name).get_weights() for name in ("one", "two")
-    )
-    for ours, theirs in zip(result, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture
