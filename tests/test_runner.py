@@ -95,6 +95,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
     return run
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize(
     ("stopper", "ending"),
     [
@@ -208,6 +209,7 @@ def test_another_seed_or_batch_is_not_the_same_run(
             new_run(undisturbed.model_dir, noise_records, **change)
 
 
+@pytest.mark.addons
 def test_the_best_epoch_is_kept(noise_records: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path, noise_records, best_metric="contrastive_accuracy", epochs=4)
     run.fit()
@@ -222,6 +224,7 @@ def test_the_best_epoch_is_kept(noise_records: Path, tmp_path: Path) -> None:
         new_run(tmp_path / "other", noise_records, best_metric="top1")
 
 
+@pytest.mark.addons
 def test_a_loss_that_is_not_finite_ends_the_run(noise_records: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path, noise_records, learning_rate=lambda **_: 1e30, checkpoint_every=1)
     with pytest.raises(run_folder.Stopped, match=r"step 1 is not finite \(learning rate 1e\+30"):
@@ -316,6 +319,7 @@ def test_what_a_run_leaves(undisturbed: runner.Run, noise_records: Path) -> None
     np.testing.assert_array_equal(encoder(frames), undisturbed.model.encoder(frames))
 
 
+@pytest.mark.addons
 def test_a_finished_run_has_nothing_to_do(
     undisturbed: runner.Run, noise_records: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -23,7 +23,7 @@ def learner(**kwargs: Any) -> ContrastiveLearner:
     return ContrastiveLearner(encoder, head, ViewChains([Chain()]), **kwargs)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batch() -> dict[str, tf.Tensor]:
     """Four videos, each of its own colour, which both views show with some noise."""
     rng = np.random.default_rng(0)
@@ -55,6 +55,7 @@ def test_the_gardens_loss_is_twice_ours(batch: dict) -> None:
     np.testing.assert_allclose(metrics["weight_decay"], expected["reg_loss"], rtol=1e-6)
 
 
+@pytest.mark.addons
 def test_weight_decay_is_on_kernels_alone() -> None:
     model = learner()
     kernels = [layer.kernel for layer in model.submodules if hasattr(layer, "kernel")]
@@ -84,24 +85,31 @@ def test_blocks_of_keys_change_nothing(batch: dict) -> None:
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def freeze_norms(model: ContrastiveLearner) -> None:
+def gradients_of(batch: dict, **kwargs: Any) -> tuple[tf.Tensor, list, dict]:
+    """With frozen statistics, for micro-batches have statistics of their own."""
+    model = learner(weight_decay=1e-2, **kwargs)
     for layer in model.submodules:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
+    model.compile(keras.optimizers.SGD())
+    return tf.function(model.gradients)(batch)
+
+
+@pytest.fixture(scope="module")
+def whole(batch: dict) -> tuple[tf.Tensor, list, dict]:
+    return gradients_of(batch)
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize(("micro_batch", "block"), [(1, None), (2, 3), (3, 3)])
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+@pytest.mark.parametrize("block", [None, 3])
 def test_cached_gradients_are_those_of_the_whole_batch(
-    micro_batch: int, block: int | None, batch: dict
+    micro_batch: int, block: int | None, batch: dict, whole: tuple
 ) -> None:
-    results = []
-    for size in (None, micro_batch):
-        model = learner(weight_decay=1e-2, block=block, micro_batch=size)
-        freeze_norms(model)
-        model.compile(keras.optimizers.SGD())
-        results.append(tf.function(model.gradients)(batch))
-    (objective, gradients, metrics), (cached_objective, cached, cached_metrics) = results
+    objective, gradients, metrics = whole
+    cached_objective, cached, cached_metrics = gradients_of(
+        batch, block=block, micro_batch=micro_batch
+    )
     np.testing.assert_allclose(cached_objective, objective, rtol=1e-5)
     scale = max(float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients)
     assert scale > 0.1
@@ -112,6 +120,7 @@ def test_cached_gradients_are_those_of_the_whole_batch(
         np.testing.assert_allclose(cached_metrics[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.addons
 def test_micro_batches_have_statistics_of_their_own_and_move_the_average_once_each(
     batch: dict,
 ) -> None:
@@ -132,6 +141,7 @@ def test_micro_batches_have_statistics_of_their_own_and_move_the_average_once_ea
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.addons
 def test_feature_spread() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(50, 7)) + 1
@@ -162,6 +172,7 @@ def test_gradient_norm_is_logged_and_clipped_by_the_optimiser(batch: dict) -> No
     np.testing.assert_allclose(changes, [norm, 0.5], rtol=1e-4)
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_the_first_step_that_is_not_finite_is_noted(value: float, batch: dict) -> None:
     model = learner()
@@ -174,6 +185,7 @@ def test_the_first_step_that_is_not_finite_is_noted(value: float, batch: dict) -
     assert model.health.first_bad_step == 2
 
 
+@pytest.mark.addons
 def test_both_views_share_the_statistics_of_one_pass(batch: dict) -> None:
     """In training mode the embeddings are those of all 2B clips normalised together."""
     model = learner()
@@ -185,6 +197,7 @@ def test_both_views_share_the_statistics_of_one_pass(batch: dict) -> None:
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.addons
 def test_training_brings_views_together(batch: dict) -> None:
     model = learner()
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9))
