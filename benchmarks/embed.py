@@ -23,8 +23,10 @@ def main() -> None:
     # Here, for the processes that decode import this file too, and do without TensorFlow.
     import tensorflow as tf
 
-    from cvrl_tf import checkpoints, saved_model
-    from cvrl_tf.evaluation import embedding
+    from cvrl_tf import checkpoints
+    from cvrl_tf.inference import saved_model
+    from cvrl_tf.inference.embedder import Embedder
+    from cvrl_tf.inference.embedder import embed as embed_videos
     from cvrl_tf.models.resnet3d import ResNet3D
 
     with tempfile.TemporaryDirectory() as name:
@@ -36,14 +38,14 @@ def main() -> None:
         encoder.build()
         checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
         saved_model.export(work / "run", work / "model", num_clips=CLIPS, num_crops=CROPS)
-        embedder = embedding.Embedder(work / "model", batch=BATCH)
+        embedder = Embedder(work / "model", batch=BATCH)
         shape = [VIEWS, FRAMES, SIZE, SIZE, 3]
         clips = tf.constant(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
         def embed() -> None:
             output = work / "features.npz"
             output.unlink(missing_ok=True)
-            skipped = embedding.embed(embedder, videos, output, preparation.CORES, show=False)
+            skipped = embed_videos(embedder, videos, output, preparation.CORES, show=False)
             assert not skipped
 
         embedder.results_of(clips[:BATCH], 1)  # loads kernels

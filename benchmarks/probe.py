@@ -17,15 +17,16 @@ import measure
 import numpy as np
 import tf_keras as keras
 
-from cvrl_tf import checkpoints, distribution, runner
+from cvrl_tf import checkpoints, distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
-from cvrl_tf.evaluation import measurements
 from cvrl_tf.evaluation.features import FeatureStore, calibrate
 from cvrl_tf.evaluation.probe import linear_probe
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
+from cvrl_tf.reports import measurements
 from cvrl_tf.tasks.classify import Classifier
+from cvrl_tf.training.run import Run
 
 TOOLS = Path(__file__).parents[1] / "tools"
 TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 960, 120, 100, 2.0, 12
@@ -68,7 +69,7 @@ def encoder(records: Path) -> keras.Model:
 
 def re_encoded(records: Path, folder: Path) -> float:
     """Top-1 of the probe that encodes in every epoch."""
-    run = runner.Run(
+    run = Run(
         model_dir=folder,
         strategy=distribution.strategy(),
         train_data=views_of(records, "train"),

@@ -29,9 +29,10 @@ import numpy as np
 import preparation
 import tensorflow as tf
 
-from cvrl_tf import checkpoints, saved_model
-from cvrl_tf.evaluation import embedding
-from cvrl_tf.evaluation.clip_features import ClipFeatures
+from cvrl_tf import checkpoints
+from cvrl_tf.inference import saved_model
+from cvrl_tf.inference.embedder import Embedder, embed
+from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.models.resnet3d import ResNet3D
 
 SECONDS, GOOD_SECONDS, CLIENTS, VIDEOS = 600, 60, 8, 12
@@ -157,9 +158,9 @@ def main() -> None:
         encoder.build()
         checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
         saved_model.export(work / "run", work / "model", num_clips=CLIPS, num_crops=1)
-        embedder = embedding.Embedder(work / "model")
+        embedder = Embedder(work / "model")
         output = work / "features.npz"
-        embedding.embed(embedder, list(map(str, paths)), output, preparation.CORES, show=False)
+        embed(embedder, list(map(str, paths)), output, preparation.CORES, show=False)
         of_clips = ClipFeatures.load(output).results["feature"]
         features = of_clips.reshape(VIDEOS, CLIPS, -1).mean(axis=1)
 

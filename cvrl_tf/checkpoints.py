@@ -40,7 +40,7 @@ class Progress(tf.Module):
                 raise ValueError(
                     f"The run's checkpoint has {name}={there}, but now it is {here}: go on with "
                     "the seed, data and batch of before, or choose another --model_dir, perhaps "
-                    "with this run as its runner.Run.initial_checkpoint."
+                    "with this run as its run.Run.initial_checkpoint."
                 )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from absl import app, flags
 
 from cvrl_tf import commands
-from cvrl_tf.evaluation import clip_features
+from cvrl_tf.inference import feature_file
+from cvrl_tf.inference.embedder import Embedder, embed, listed
 
 commands.define_embedder_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "A .parquet or .npz file.", required=True)
@@ -27,17 +28,16 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT.value)
     if output.exists():
         sys.exit(f"{str(output)!r} is there already: delete it, or choose another --output.")
-    if output.suffix not in clip_features.FORMATS:
-        sys.exit(f"--output={str(output)!r} must end with {' or '.join(clip_features.FORMATS)}.")
+    if output.suffix not in feature_file.FORMATS:
+        sys.exit(f"--output={str(output)!r} must end with {' or '.join(feature_file.FORMATS)}.")
     if output.suffix == ".parquet":
         commands.needs("pyarrow", "search")
-    from cvrl_tf.evaluation import embedding  # not needed for --help, and it brings TensorFlow
 
     with commands.explained():
-        videos = embedding.listed(inputs)
-        embedder = embedding.Embedder(**commands.embedder_arguments())
+        videos = listed(inputs)
+        embedder = Embedder(**commands.embedder_arguments())
         try:
-            skipped = embedding.embed(embedder, videos, output, flags.FLAGS.workers)
+            skipped = embed(embedder, videos, output, flags.FLAGS.workers)
         except KeyboardInterrupt:
             print("\nStopped; the same command goes on.", file=sys.stderr)
             sys.exit(130)

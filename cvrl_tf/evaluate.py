@@ -18,12 +18,12 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=Tr
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
-    from cvrl_tf.evaluation import comparison  # not needed for --help, and it brings TensorFlow
+    from cvrl_tf.evaluation import frozen
 
     output = Path(_OUTPUT.value)
     with commands.explained():
         commands.parse_gin()
-        measures = gin.get_configurable(comparison.Comparison)()
+        measures = gin.get_configurable(frozen.Comparison)()
     pictures = output.with_name(f"{output.stem}_pictures")
     results = measures.run(output.parent / "features", pictures)
     output.write_text(json.dumps(results, indent=2) + "\n")

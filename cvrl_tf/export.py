@@ -1,6 +1,6 @@
 """Exports an encoder: `python -m cvrl_tf.export --checkpoint=... --output=...`.
 
-`cvrl_tf.saved_model` says what comes out.
+`cvrl_tf.inference.saved_model` says what comes out.
 """
 
 from absl import app, flags
@@ -33,7 +33,7 @@ _NUM_CROPS = flags.DEFINE_enum("num_crops", "3", ["1", "3"], "Crops of each of t
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
-    from cvrl_tf import saved_model  # not needed for --help, and it brings TensorFlow
+    from cvrl_tf.inference import saved_model
 
     with commands.explained():
         saved_model.export(

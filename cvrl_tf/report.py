@@ -12,15 +12,15 @@ import numpy as np
 from absl import app, flags
 
 from cvrl_tf import commands
-from cvrl_tf.evaluation import measurements, page, tables
-from cvrl_tf.evaluation.metrics import Estimate
+from cvrl_tf.measures.metrics import Estimate
+from cvrl_tf.reports import html, measurements, tables
 
 _OUTPUT = flags.DEFINE_string("output", "report", "Folder to write into.")
 _NOTE = flags.DEFINE_string("note", "", "What a reader must know about the data; stands on top.")
 
 
-def _of_tables(runs: list[tables.Measurement]) -> list[page.Section]:
-    from cvrl_tf.evaluation import figures
+def _of_tables(runs: list[tables.Measurement]) -> list[html.Section]:
+    from cvrl_tf.reports import figures
 
     sections = []
     for number, table in tables.TABLES.items():
@@ -37,20 +37,20 @@ def _of_tables(runs: list[tables.Measurement]) -> list[page.Section]:
             for column in measured:
                 drawn[f"Table {number}, {column}"] = figures.table_bars(rows, column)
         sections.append(
-            page.Section(
+            html.Section(
                 f"Table {number}. {table.title}",
-                page.table(
+                html.table(
                     ["", *columns], [[row, *map(str, of.values())] for row, of in rows.items()]
                 )
-                + "".join(page.picture(name, figure) for name, figure in drawn.items()),
+                + "".join(html.picture(name, figure) for name, figure in drawn.items()),
             )
         )
     return sections
 
 
-def _of_evaluation(path: Path, content: dict[str, Any]) -> page.Section:
+def _of_evaluation(path: Path, content: dict[str, Any]) -> html.Section:
     """All measures of an encoder beside those at random, and what its features look like."""
-    from cvrl_tf.evaluation import figures
+    from cvrl_tf.reports import figures
 
     classes, encoders = content["classes"], content["encoders"]
     names = {"trained": "this encoder", **tables.BASELINES}
@@ -72,38 +72,38 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> page.Section:
         for name, of in encoders.items()
     ]
     protocol = content["protocol"]
-    html = page.paragraph(
+    content_html = html.paragraph(
         f"{gain:+.1f} points over the best of the other rows, by a linear probe on "
         f"{protocol['train']['videos']:,} videos, tested on {protocol['test']['videos']:,}. "
         "Intervals are 95 %, over test videos; they say nothing about other seeds."
     )
-    html += page.picture("Linear probe", figures.accuracy_bars(top1, 1 / len(classes)))
-    html += page.table(["%", *(title for title, _, _ in measures)], cells)
+    content_html += html.picture("Linear probe", figures.accuracy_bars(top1, 1 / len(classes)))
+    content_html += html.table(["%", *(title for title, _, _ in measures)], cells)
     confusion = np.array(content["confusion"])
-    html += page.picture("Confusion matrix", figures.confusion_matrix(confusion, classes))
+    content_html += html.picture("Confusion matrix", figures.confusion_matrix(confusion, classes))
     features = Path(content["test_features"])
     if features.exists():
         with np.load(features) as stored:
             videos, labels = stored["views"].mean(axis=1), stored["labels"]
-        html += page.picture(
+        content_html += html.picture(
             "Features of the test videos, t-SNE",
             figures.tsne(videos[:_TSNE_VIDEOS], labels[:_TSNE_VIDEOS], classes),
         )
     if content["gallery"]:
-        html += page.paragraph(
+        content_html += html.paragraph(
             "Left the first test video of a class; beside it the training videos nearest to it, "
             "with their cosine; in a red frame where the class is another."
         )
-        html += page.gallery(content["gallery"])
-    return page.Section(f"Frozen features: {path}", html)
+        content_html += html.gallery(content["gallery"])
+    return html.Section(f"Frozen features: {path}", content_html)
 
 
 _TSNE_VIDEOS = 2000  # more take minutes
 
 
-def _of_training(folders: list[Path]) -> page.Section:
+def _of_training(folders: list[Path]) -> html.Section:
     """Loss curves of all runs, and the views of the first batch of each that pretrains."""
-    from cvrl_tf.evaluation import figures
+    from cvrl_tf.reports import figures
 
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     views = ""
@@ -123,13 +123,15 @@ def _of_training(folders: list[Path]) -> page.Section:
             if points:
                 curves.setdefault(title, {})[str(folder)] = points
         if pretrains and (folder / "views.png").exists():
-            views += page.image(f"Views of {folder}", folder / "views.png")
-    html = page.paragraph(
+            views += html.image(f"Views of {folder}", folder / "views.png")
+    content_html = html.paragraph(
         "A low loss and a high contrastive accuracy don't by themselves mean good features: tasks "
         "differ in how hard they are. The tables tell."
     )
-    html += "".join(page.picture(title, figures.curves(of, title)) for title, of in curves.items())
-    return page.Section("Training", html + views)
+    content_html += "".join(
+        html.picture(title, figures.curves(of, title)) for title, of in curves.items()
+    )
+    return html.Section("Training", content_html + views)
 
 
 def write_report(paths: list[str], output: Path, note: str) -> None:
@@ -139,8 +141,8 @@ def write_report(paths: list[str], output: Path, note: str) -> None:
       FileNotFoundError, ValueError: see `measurements.gather`.
     """
     runs = measurements.gather(paths)
-    sections = [page.Section("Read this first", page.paragraph(note))] if note else []
-    sections += [page.Section("How to read the tables", page.paragraph(tables.LEGEND))]
+    sections = [html.Section("Read this first", html.paragraph(note))] if note else []
+    sections += [html.Section("How to read the tables", html.paragraph(tables.LEGEND))]
     sections += _of_tables(runs)
     shown = set()
     for path in measurements.files(paths, "*.json"):
@@ -157,7 +159,7 @@ def write_report(paths: list[str], output: Path, note: str) -> None:
     (output / "tables.md").write_text("# The paper's tables\n\n" + tables.markdown(runs))
     (output / "tables.csv").write_text(tables.comma_separated(runs))
     (output / "report.html").write_text(
-        page.page("CVRL: the paper's tables and these runs", sections)
+        html.page("CVRL: the paper's tables and these runs", sections)
     )
     print(f"{len(runs)} measurements. Wrote tables.md, tables.csv and report.html in {output}.")
 

@@ -27,19 +27,21 @@ def main(argv: list[str]) -> None:
     if Path(_INDEX.value).suffix == ".parquet":
         commands.needs("pyarrow", "search")
         commands.needs("faiss", "search")
-    from cvrl_tf.data import encoding  # these bring TensorFlow
-    from cvrl_tf.evaluation import embedding, index, page
-    from cvrl_tf.evaluation.clip_features import ClipFeatures
+    from cvrl_tf.inference import index
+    from cvrl_tf.inference.embedder import Embedder, embed
+    from cvrl_tf.inference.feature_file import ClipFeatures
+    from cvrl_tf.preparation import decoding
+    from cvrl_tf.reports import html
 
     (query,) = queries
-    encoding.quiet()
+    decoding.quiet()
     with commands.explained():
         if not Path(query).is_file():
             raise FileNotFoundError(f"No video {query!r}.")
         found_by = index.Index(_INDEX.value)
         facts = found_by.clips.facts
         sizes = {name: facts["views"][name] for name in ("num_clips", "num_crops")}
-        embedder = embedding.Embedder(_MODEL.value or facts["model"], **sizes)
+        embedder = Embedder(_MODEL.value or facts["model"], **sizes)
         if any(embedder.facts[name] != facts[name] for name in ("fingerprint", "views")):
             raise ValueError(
                 f"{embedder.facts['model']!r} is not the model that {_INDEX.value!r} is of, or "
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
             )
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "query.npz"
-            embedding.embed(embedder, [query], output, workers=1, show=False)
+            embed(embedder, [query], output, workers=1, show=False)
             clips = ClipFeatures.load(output)
         feature = clips.results["feature"].mean(axis=0)
         found = found_by.nearest_videos(feature, _TOP.value)
@@ -58,9 +60,9 @@ def main(argv: list[str]) -> None:
         for each in found:
             caption = f"{each.cosine:.3f}  {Path(each.video).name}, {each.start:.1f} s"
             shown.append((caption, index.picture(each.video, each.start, each.end), ""))
-        html = page.row(*((caption, content, "webp", of) for caption, content, of in shown))
-        section = page.Section(f"Videos like {query}", html)
-        Path(_OUTPUT.value).write_text(page.page("Search", [section]), encoding="utf-8")
+        shown_html = html.row(*((caption, content, "webp", of) for caption, content, of in shown))
+        section = html.Section(f"Videos like {query}", shown_html)
+        Path(_OUTPUT.value).write_text(html.page("Search", [section]), encoding="utf-8")
     print(f"Wrote {_OUTPUT.value}.", file=sys.stderr)
 
 

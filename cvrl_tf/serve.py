@@ -2,7 +2,7 @@
 
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
-`cvrl_tf.serving` says what it answers. Ctrl-C and SIGTERM end it when what was begun is done.
+`cvrl_tf.inference.server` says what it answers. Ctrl-C and SIGTERM stop it gracefully.
 """
 
 from absl import app, flags
@@ -27,19 +27,19 @@ def main(argv: list[str]) -> None:
         commands.needs(package, "serve")
     import uvicorn
 
-    from cvrl_tf import serving
-    from cvrl_tf.evaluation import embedding
+    from cvrl_tf.inference import server
+    from cvrl_tf.inference.embedder import Embedder
 
     with commands.explained():
-        embedder = embedding.Embedder(**commands.embedder_arguments())
-        bounds = serving.Limits(
+        embedder = Embedder(**commands.embedder_arguments())
+        bounds = server.Limits(
             _MAX_MEGABYTES.value,
             _MAX_SECONDS.value,
             _PATIENCE.value,
             _RATE.value,
             _MAX_WAITING.value,
         )
-        application = serving.application(embedder, bounds, flags.FLAGS.workers)
+        application = server.application(embedder, bounds, flags.FLAGS.workers)
     print(f"Serving {flags.FLAGS.model} at http://{_HOST.value}:{_PORT.value}/embed", flush=True)
     uvicorn.run(application, host=_HOST.value, port=_PORT.value, log_level="warning")
 

@@ -19,11 +19,12 @@ _MODEL_DIR = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     commands.start(argv)
     # Not needed for --help, and it brings TensorFlow.
-    from cvrl_tf import run_folder, runner
+    from cvrl_tf.training import run_folder
+    from cvrl_tf.training.run import Run
 
     with commands.explained():
         commands.parse_gin()
-        run = gin.get_configurable(runner.Run)(model_dir=_MODEL_DIR.value)
+        run = gin.get_configurable(Run)(model_dir=_MODEL_DIR.value)
     folder = Path(_MODEL_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.gin").write_text(gin.operative_config_str())

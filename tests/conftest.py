@@ -19,7 +19,8 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf.data import encoding, schema
+from cvrl_tf.data import schema
+from cvrl_tf.preparation import decoding
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,11 +43,11 @@ collect_ignore = [file for file, needed in _NEEDS.items() if not importlib.util.
 # Behind a recipe: the same in seconds.
 TINY_GIN = """
 from __gin__ import dynamic_registration
-from cvrl_tf import runner
+from cvrl_tf.training import run
 from cvrl_tf.data import views
 from cvrl_tf.models import heads
 from cvrl_tf.models import resnet3d
-from cvrl_tf.evaluation import comparison
+from cvrl_tf.evaluation import frozen
 NUM_FRAMES = 4
 SIZE = 16
 EVAL_SPLIT = 'test'
@@ -57,10 +58,10 @@ heads.ProjectionHead.hidden_dim = 16
 heads.ProjectionHead.output_dim = 8
 views.EvenCrops.size = 16
 views.EvenCrops.short_side = 16
-runner.Run.global_batch = 2
-runner.Run.eval_batch = 2
-runner.Run.epochs = 1
-comparison.Comparison.epochs = 3
+run.Run.global_batch = 2
+run.Run.eval_batch = 2
+run.Run.epochs = 1
+frozen.Comparison.epochs = 3
 """
 
 
@@ -77,7 +78,7 @@ def noise_video(length: int, height: int, width: int, seed: int) -> np.ndarray:
     return tf.cast(tf.image.resize(coarse, [height, width]), tf.uint8).numpy()
 
 
-def jpegs_of(encoded: encoding.EncodedVideo) -> list[bytes]:
+def jpegs_of(encoded: decoding.EncodedVideo) -> list[bytes]:
     """The frames of an encoded video, out of the record that it makes."""
     shard = io.BytesIO()
     size = encoded.jpegs.write_record(shard, {})
@@ -138,7 +139,8 @@ def write_noise_video(path: Path, length: int, seed: int, rate: float = 25.0) ->
 def exported_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small encoder with its head as `cvrl_tf.export` writes it: 2 clips of 4 frames of 16x16, 3
     crops. Beside it stands its run."""
-    from cvrl_tf import checkpoints, saved_model
+    from cvrl_tf import checkpoints
+    from cvrl_tf.inference import saved_model
     from cvrl_tf.models.heads import ProjectionHead
     from cvrl_tf.models.resnet3d import ResNet3D
 

@@ -19,7 +19,7 @@ from cvrl_tf import distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
-from cvrl_tf.tasks.pretrain import ContrastiveLearner
+from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 
 GLOBAL_BATCH = 8
 

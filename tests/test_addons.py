@@ -8,7 +8,7 @@ import pytest
 import tensorflow_addons as tfa
 from conftest import ROOT
 
-from cvrl_tf import runner
+from cvrl_tf.training import run
 
 pytestmark = pytest.mark.addons
 
@@ -16,17 +16,17 @@ RECIPE = """
 from __gin__ import dynamic_registration
 
 from tensorflow_addons import optimizers
-from cvrl_tf import runner
+from cvrl_tf.training import run
 from cvrl_tf.data import clips
 from cvrl_tf.data import views
 from cvrl_tf.models import resnet3d
 
 include 'gin/demo/pretrain.gin'
 
-runner.Run.optimizer = @optimizers.{name}
-runner.Run.global_batch = 4
-runner.Run.epochs = 1
-runner.Run.log_every = 1
+run.Run.optimizer = @optimizers.{name}
+run.Run.global_batch = 4
+run.Run.epochs = 1
+run.Run.log_every = 1
 resnet3d.ResNet3D.width = 0.125
 clips.UniformClips.num_frames = 4
 views.RandomResizedCrop.size = 16
@@ -40,11 +40,11 @@ views.RandomResizedCrop.size = 16
 def test_an_addons_optimiser_trains_and_resumes(
     name: str, extra: str, noise_records: Path, tmp_path: Path
 ) -> None:
-    def run() -> runner.Run:
+    def run() -> run.Run:
         gin.clear_config()
         gin.add_config_file_search_path(str(ROOT))
         gin.parse_config([RECIPE.format(name=name), extra, f"DATA_DIR='{noise_records}'"])
-        return gin.get_configurable(runner.Run)(model_dir=tmp_path)
+        return gin.get_configurable(run.Run)(model_dir=tmp_path)
 
     first = run()
     assert isinstance(first.model.optimizer, getattr(tfa.optimizers, name))

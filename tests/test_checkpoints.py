@@ -12,7 +12,7 @@ from cvrl_tf import checkpoints
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
-from cvrl_tf.tasks.pretrain import ContrastiveLearner
+from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 
 KERNEL = "encoder/stem/conv/kernel"
 MEAN = "encoder/blocks/2/shortcut/norm/moving_mean"

@@ -54,12 +54,12 @@ def test_two_workers_as_documented(
         with socket.create_server(("127.0.0.1", 0)) as free:
             block = block.replace(port, str(free.getsockname()[1]))
     small = [
-        "runner.Run.global_batch=4",
-        "runner.Run.epochs=1",
+        "run.Run.global_batch=4",
+        "run.Run.epochs=1",
         "resnet3d.ResNet3D.width=0.125",
         "clips.UniformClips.num_frames=4",
         "views.RandomResizedCrop.size=16",
-        "runner.Run.optimizer=@tf_keras.optimizers.SGD",  # Adam makes much of a zero that isn't
+        "run.Run.optimizer=@tf_keras.optimizers.SGD",  # Adam makes much of a zero that isn't
     ]
     flags = "".join(f" --gin_param='{each}'" for each in small)
     run, alone = tmp_path / "run", tmp_path / "alone"
@@ -143,10 +143,10 @@ def run_commands(document: Path, sandbox: tuple[Path, dict]) -> None:
             if line.startswith(ELSEWHERE):
                 continue
             if "browse_views.py" in line:
-                line += " --gin_param=runner.Run.global_batch=2"
+                line += " --gin_param=run.Run.global_batch=2"
             elif "cvrl_tf.train" in line or "cvrl_tf.evaluate" in line:
                 line += " --gin_file=tiny.gin"
-                line = re.sub(r'--gin_param="(runner.Run|resnet3d|SIZE|NUM_FRAMES)[^"]*"', "", line)
+                line = re.sub(r'--gin_param="(run.Run|resnet3d|SIZE|NUM_FRAMES)[^"]*"', "", line)
             elif "run_table.py" in line:  # which has a test of its own
                 line += " --dry_run"
             lines.append(line)
@@ -268,7 +268,7 @@ def test_diff_applies_and_its_tests_pass(name: str, tmp_path: Path) -> None:
             "import sys, gin; gin.add_config_file_search_path('.');"
             "gin.parse_config_files_and_bindings(['gin/pretrain/k400.gin', sys.argv[1]],"
             "[\"DATA_DIR='x'\"]); from cvrl_tf.tasks import pretrain; from cvrl_tf.models import "
-            "heads, resnet3d; gin.get_configurable(pretrain.ContrastiveLearner)("
+            "heads, resnet3d; gin.get_configurable(contrastive.ContrastiveLearner)("
             "resnet3d.ResNet3D(10, 0.125), heads.ProjectionHead(8, 1, 4))"
         )
         done = subprocess.run(

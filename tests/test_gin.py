@@ -10,10 +10,11 @@ import tensorflow as tf
 import tf_keras as keras
 from conftest import ROOT
 
-from cvrl_tf import checkpoints, runner
+from cvrl_tf import checkpoints
 from cvrl_tf.data import schema
-from cvrl_tf.evaluation import comparison
+from cvrl_tf.evaluation import frozen
 from cvrl_tf.models.resnet3d import ResNet3D
+from cvrl_tf.training.run import Run
 
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 RECIPES = [path for path in ALL if path.parts[1] != "common"]
@@ -63,9 +64,9 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
         parameters = [*parameters, f"CHECKPOINT='{prefix}'"]
     gin.parse_config_files_and_bindings([str(recipe)], parameters)
     if recipe.name == "cached.gin" or recipe == DEMO_PROBE:
-        assert gin.get_configurable(comparison.Comparison)().num_classes == 400
+        assert gin.get_configurable(frozen.Comparison)().num_classes == 400
         return
-    run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+    run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
     assert run.steps_per_epoch == 240_000 // run.global_batch
     assert run.model.encoder.count_params() > 0
     if recipe.parts[1] in ("pretrain", "ablation"):
@@ -79,7 +80,7 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
 
 def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path: Path) -> None:
     gin.parse_config_files_and_bindings(["gin/pretrain/k400.gin"], parameters)
-    run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+    run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
     assert run.global_batch == 1024
     rate = run.model.optimizer._learning_rate  # the schedule itself
     warmup = 5 * run.steps_per_epoch
@@ -95,7 +96,7 @@ def test_lars_goes_behind_a_recipe(parameters: list[str], tmp_path: Path) -> Non
 
     recipes = ["gin/demo/pretrain.gin", "gin/common/lars.gin"]
     gin.parse_config_files_and_bindings(recipes, parameters)
-    model = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").model
+    model = gin.get_configurable(Run)(model_dir=tmp_path / "new").model
     assert isinstance(model.optimizer, lars.LARS)
     names = [variable.name for variable in model.trainable_variables]
     decayed = [name for name in names if model.optimizer._use_weight_decay(name)]
@@ -107,9 +108,9 @@ def test_augmentation_goes_behind_a_recipe(
     name: str, noise_records: Path, tmp_path: Path, one_worker: Callable
 ) -> None:
     recipes = ["gin/demo/pretrain.gin", f"gin/common/augment_{name}.gin"]
-    small = [f"DATA_DIR='{noise_records}'", "runner.Run.global_batch=4"]
+    small = [f"DATA_DIR='{noise_records}'", "run.Run.global_batch=4"]
     gin.parse_config_files_and_bindings(recipes, small)
-    run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+    run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
     (batch,) = run._train_data.stream(4, 0, 0, one_worker(1)).take(1)
     assert batch["frames"].dtype == (tf.float32 if name == "on_host" else tf.uint8)
     frames = run.model.augment(batch["frames"], batch["seeds"])
@@ -121,8 +122,8 @@ def test_augmentation_goes_behind_a_recipe(
 @pytest.mark.parametrize(
     ("name", "parameter", "value"),
     [
-        ("mixed_bfloat16", "runner.Run.precision", "mixed_bfloat16"),
-        ("mixed_float16", "runner.Run.precision", "mixed_float16"),
+        ("mixed_bfloat16", "run.Run.precision", "mixed_bfloat16"),
+        ("mixed_float16", "run.Run.precision", "mixed_float16"),
         ("recompute", "resnet3d.ResNet3D.recompute", True),
     ],
 )
@@ -132,7 +133,7 @@ def test_precision_and_recomputation_go_behind_a_recipe(
     recipes = ["gin/demo/pretrain.gin", f"gin/common/{name}.gin"]
     gin.parse_config_files_and_bindings(recipes, parameters)
     assert gin.query_parameter(parameter) == value
-    model = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").model
+    model = gin.get_configurable(Run)(model_dir=tmp_path / "new").model
     compute = {"recompute": "float32"}.get(name, name.removeprefix("mixed_"))
     assert model.encoder.compute_dtype == model.head.compute_dtype == compute
     assert model.encoder.get_config()["recompute"] == (name == "recompute")
@@ -148,7 +149,7 @@ def test_the_checkpoint_settles_the_architecture(parameters: list[str], tmp_path
         ["gin/probe/k400.gin", "gin/common/recompute.gin"],
         [*parameters, f"CHECKPOINT='{prefix}'", "resnet3d.ResNet3D.depth=18"],
     )
-    found = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").model.encoder
+    found = gin.get_configurable(Run)(model_dir=tmp_path / "new").model.encoder
     assert found.get_config() == {**encoder.get_config(), "recompute": True}
 
 
@@ -158,18 +159,18 @@ def test_fine_tuning_from_scratch(parameters: list[str], tmp_path: Path) -> None
         ["gin/semi/k400_1pct.gin"],
         [*parameters, "CHECKPOINT=None", "resnet3d.ResNet3D.depth=10"],
     )
-    assert gin.get_configurable(runner.Run)(model_dir=tmp_path / "new").step == 0
+    assert gin.get_configurable(Run)(model_dir=tmp_path / "new").step == 0
 
 
 def test_the_host_makes_the_same_pixels(
     noise_records: Path, tmp_path: Path, one_worker: Callable
 ) -> None:
-    small = [f"DATA_DIR='{noise_records}'", "runner.Run.global_batch=4"]
+    small = [f"DATA_DIR='{noise_records}'", "run.Run.global_batch=4"]
     views = []
     for recipes in ([], ["gin/common/augment_on_host.gin"]):
         gin.clear_config()
         gin.parse_config_files_and_bindings(["gin/demo/pretrain.gin", *recipes], small)
-        run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+        run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
         (batch,) = run._train_data.stream(4, 0, 0, one_worker(1)).take(1)
         views.append(run.model.augment(batch["frames"], batch["seeds"]).numpy())
     # XLA rounds by the shape of the batch; 1e-5 is a four-hundredth of a step of 8 bits.

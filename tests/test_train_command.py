@@ -14,8 +14,8 @@ from cvrl_tf.data import schema
 from cvrl_tf.models.resnet3d import ResNet3D
 
 TINY = [
-    "runner.Run.global_batch=4",
-    "runner.Run.epochs=1",
+    "run.Run.global_batch=4",
+    "run.Run.epochs=1",
     "resnet3d.ResNet3D.width=0.125",
     "clips.UniformClips.num_frames=4",
     "views.RandomResizedCrop.size=16",
@@ -41,8 +41,8 @@ def test_trains_and_resumes(noise_records: Path, tmp_path: Path, child_environme
     assert first.returncode == 0, first.stderr
     assert "4/4" in first.stdout and "loss" in first.stdout
     config = (tmp_path / "run" / "config.gin").read_text()
-    assert "runner.Run.global_batch = 4" in config and "photometric.ColorJitter.hue" in config
-    more = [p for p in TINY if "epochs" not in p] + ["runner.Run.epochs=2"]
+    assert "run.Run.global_batch = 4" in config and "photometric.ColorJitter.hue" in config
+    more = [p for p in TINY if "epochs" not in p] + ["run.Run.epochs=2"]
     second = train(child_environment, tmp_path / "run", data, *more)
     assert second.returncode == 0, second.stderr
     assert "Resuming from" in second.stdout and "Epoch 2/2" in second.stdout
@@ -67,11 +67,11 @@ def test_mistakes_end_at_once_with_value_and_remedy(
     encoder.build()
     checkpoints.save_as_run(encoder, (4, 16, 16, 3), run)
     mirrored = ["STRATEGY='mirrored'", "distribution.strategy.logical_cpus=2"]
-    deeper = [data, *TINY, f"runner.Run.initial_checkpoint='{run}'", "resnet3d.ResNet3D.depth=18"]
+    deeper = [data, *TINY, f"run.Run.initial_checkpoint='{run}'", "resnet3d.ResNet3D.depth=18"]
     mistakes = {
         # what is wrong: (parameters, recipe, what the message must say)
         "misspelt parameter": (
-            [data, "runner.Run.global_bach=4"],
+            [data, "run.Run.global_bach=4"],
             "gin/demo/pretrain.gin",
             ["global_bach", "Run"],
         ),
@@ -87,7 +87,7 @@ def test_mistakes_end_at_once_with_value_and_remedy(
             ["'train' is empty", "1 videos were skipped", "dataset_info.json"],
         ),
         "batch that replicas don't divide": (
-            [data, *mirrored, *TINY, "runner.Run.global_batch=5"],
+            [data, *mirrored, *TINY, "run.Run.global_batch=5"],
             "gin/demo/pretrain.gin",
             ["global_batch=5", "2 replicas", "such as 4"],
         ),

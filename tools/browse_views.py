@@ -22,9 +22,10 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont
 
-from cvrl_tf import commands, runner  # commands before TensorFlow, which it makes quiet
+from cvrl_tf import commands  # commands before TensorFlow, which it makes quiet
 from cvrl_tf.augment.chain import Chain, ViewChains
-from cvrl_tf.evaluation.comparison import Comparison
+from cvrl_tf.evaluation.frozen import Comparison
+from cvrl_tf.training.run import Run
 
 commands.define_gin_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Picture: .png, .gif or .webp.", required=True)
@@ -81,17 +82,17 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
         (data,) = _bound(Comparison, "train_data")
         augment = ViewChains([Chain()])
         batches = data.once(min(num_clips, data.num_examples))
-    elif _is_configured(runner.Run):
+    elif _is_configured(Run):
         names = "train_data", "seed", "global_batch", "task"
-        data, seed, global_batch, _ = _bound(runner.Run, *names)
-        task = gin.get_bindings(runner.Run, resolve_references=False)["task"]
+        data, seed, global_batch, _ = _bound(Run, *names)
+        task = gin.get_bindings(Run, resolve_references=False)["task"]
         with gin.config_scope(task.scopes):
             (augment,) = _bound(task.configurable.wrapped, "augment")
         seen = data.num_examples // global_batch * global_batch
         if not seen:
             raise ValueError(
                 f"global_batch={global_batch} is more than the {data.num_examples} training "
-                'examples; take less: --gin_param="runner.Run.global_batch=..."'
+                'examples; take less: --gin_param="run.Run.global_batch=..."'
             )
         # An example and its draws depend on its position alone, so no whole batch need be made.
         batches = data.stream(min(num_clips, seen), seed)

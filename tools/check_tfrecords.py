@@ -24,8 +24,9 @@ import matplotlib
 from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from cvrl_tf.data import schema, verification
-from cvrl_tf.data.verification import Record, Report
+from cvrl_tf.data import schema
+from cvrl_tf.preparation import verification
+from cvrl_tf.preparation.verification import Record, Report
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
 _SPLIT = flags.DEFINE_string("split", None, "Split to check; by default all.")

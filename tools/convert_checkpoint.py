@@ -25,7 +25,8 @@ _WIDTH = flags.DEFINE_float("width", 1.0, "Of the authors' network.")
 def main(argv: list[str]) -> None:
     commands.start(argv)
     # Not needed for --help, and they bring TensorFlow.
-    from cvrl_tf import checkpoints, garden
+    from cvrl_tf import checkpoints
+    from cvrl_tf.models import model_garden
 
     output = Path(_OUTPUT.value)
     if any(output.parent.glob(f"{output.name}.*")) or output.exists():
@@ -33,12 +34,12 @@ def main(argv: list[str]) -> None:
     with commands.explained():
         if _TO_GARDEN.value:
             encoder = checkpoints.load_encoder(_CHECKPOINT.value)
-            garden.save(encoder, output)
+            model_garden.save(encoder, output)
             unused: list[str] = []
             written = str(output)
         else:
-            encoder, unused = garden.load(_CHECKPOINT.value, _DEPTH.value, _WIDTH.value)
-            written = checkpoints.save_as_run(encoder, garden.CLIP, output)
+            encoder, unused = model_garden.load(_CHECKPOINT.value, _DEPTH.value, _WIDTH.value)
+            written = checkpoints.save_as_run(encoder, model_garden.CLIP, output)
     print(f"Converted all {len(encoder.variables)} tensors of the encoder into {written}.")
     if unused:
         print(f"No part of it: {', '.join(unused)}.")

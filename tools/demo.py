@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
                 f"--split={split}",
                 "--short_side=64",
             )
-    epochs = [] if _EPOCHS.value is None else [f"--gin_param=runner.Run.epochs={_EPOCHS.value}"]
+    epochs = [] if _EPOCHS.value is None else [f"--gin_param=run.Run.epochs={_EPOCHS.value}"]
     _step(
         "Pretrain",
         *("-m", "cvrl_tf.train", "--gin_file=gin/demo/pretrain.gin", f"--model_dir={run}"),

@@ -12,7 +12,7 @@ from absl import app, flags
 # Before TensorFlow is imported: its start-up notes would bury what there is to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from cvrl_tf.data import subsets
+from cvrl_tf.preparation import subsets
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
 _SPLIT = flags.DEFINE_string("split", "train", "Split to take the subset of.")

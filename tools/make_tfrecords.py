@@ -32,8 +32,9 @@ import time
 from absl import app, flags
 from etils import epath
 
-from cvrl_tf.data import annotations, crew, preparation, schema
-from cvrl_tf.data.encoding import FrameOptions
+from cvrl_tf.data import schema
+from cvrl_tf.preparation import annotations, prepare, workers
+from cvrl_tf.preparation.decoding import FrameOptions
 
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the records.", required=True)
@@ -95,13 +96,13 @@ def _summary(split: schema.SplitInfo, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _writer(beam_options: list[str]) -> preparation.Writer:
+def _writer(beam_options: list[str]) -> prepare.Writer:
     if _BEAM_RUNNER.value is None:
         return functools.partial(
-            crew.write_shards, workers=_WORKERS.value, patience=_PATIENCE.value
+            workers.write_shards, workers=_WORKERS.value, patience=_PATIENCE.value
         )
     try:
-        from cvrl_tf.data import beam
+        from cvrl_tf.preparation import beam
     except ModuleNotFoundError as error:
         sys.exit(f"Error: {error}. Install the extra: pip install -e '.[beam]'")
     return functools.partial(
@@ -118,7 +119,7 @@ def main(argv: list[str]) -> None:
     write = _writer(argv[1:])
     start = time.monotonic()
     try:
-        split = preparation.prepare(
+        split = prepare.prepare(
             annotations.read(_INPUT.value, _ROOT.value, _SPLIT.value, _FORMAT.value),
             _OUTPUT.value,
             split=_SPLIT.value,

@@ -84,14 +84,14 @@ class Plan:
         params = [f"{name}={value!r}" for name, value in macros.items()]
         params.append(f"{seed_of}.seed={seed}")
         # An evaluation knows no training's parameters, but for what recipes have as macros.
-        macros_alone = seed_of != "runner.Run"
+        macros_alone = seed_of != "run.Run"
         params += [p for p in _GIN_PARAM.value if not macros_alone or re.match(r"\w+\s*=", p)]
         return [f"--gin_file={r}" for r in recipes] + [f"--gin_param={p}" for p in params]
 
     def train(self, name: str, recipe: str, seed: int = 0, **macros: str | None) -> str:
         """A training run; returns its folder."""
         folder = str(self._output / name)
-        gin = self._gin(recipe, "runner.Run", seed, **macros)
+        gin = self._gin(recipe, "run.Run", seed, **macros)
         self._add(name, "-m", "cvrl_tf.train", *gin, f"--model_dir={folder}")
         return folder
 
@@ -119,7 +119,7 @@ class Plan:
             )
             return
         gin = self._gin(
-            "gin/probe/cached.gin", "comparison.Comparison", seed, CHECKPOINT=checkpoint, CELL=cell
+            "gin/probe/cached.gin", "frozen.Comparison", seed, CHECKPOINT=checkpoint, CELL=cell
         )
         output = self._output / "probe" / f"{name}.json"
         self._add(f"probe/{name}", "-m", "cvrl_tf.evaluate", *gin, f"--output={output}")

@@ -10,7 +10,7 @@ import os
 
 from etils import epath
 
-from cvrl_tf.data import files
+from cvrl_tf import files
 
 # Feature list: one JPEG per Feature, in presentation order.
 FRAMES = "image/encoded"

@@ -4,13 +4,13 @@ import tf_keras as keras
 
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation.features import extract
-from cvrl_tf.evaluation.neighbours import knn
+from cvrl_tf.measures.neighbors import knn
 
 
 class KnnMonitor(keras.callbacks.Callback):
     """Adds `knn_top1`, by `neighbours.knn`, to the metrics of every n-th epoch.
 
-    Bind it with `runner.Run.callbacks = [@monitor.KnnMonitor()]`.
+    Bind it with `run.Run.callbacks = [@monitor.KnnMonitor()]`.
     """
 
     metric_names = ("knn_top1",)

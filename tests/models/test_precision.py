@@ -10,7 +10,7 @@ import tf_keras as keras
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
-from cvrl_tf.tasks.pretrain import ContrastiveLearner
+from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 
 CLIPS = np.random.default_rng(0).uniform(size=(4, 8, 32, 32, 3)).astype(np.float32)
 

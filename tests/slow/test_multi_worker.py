@@ -15,9 +15,9 @@ from cvrl_tf import checkpoints
 
 PARAMETERS = [
     "STRATEGY='multi_worker_mirrored'",
-    "runner.Run.global_batch=4",  # of 17 videos: 4 steps an epoch
-    "runner.Run.epochs=11",
-    "runner.Run.log_every=1",
+    "run.Run.global_batch=4",  # of 17 videos: 4 steps an epoch
+    "run.Run.epochs=11",
+    "run.Run.log_every=1",
     "resnet3d.ResNet3D.width=0.125",
     "clips.UniformClips.num_frames=4",
     "views.RandomResizedCrop.size=16",

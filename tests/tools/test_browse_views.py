@@ -13,19 +13,19 @@ import pytest
 from conftest import ROOT, noise_video, write_records
 from PIL import Image
 
-from cvrl_tf import runner
+from cvrl_tf.training.run import Run
 
 TOOL = ROOT / "tools" / "browse_views.py"
 SMALL = [
-    "runner.Run.global_batch=4",
-    "runner.Run.seed=3",
+    "run.Run.global_batch=4",
+    "run.Run.seed=3",
     "views.RandomResizedCrop.size=32",
     "clips.UniformClips.num_frames=4",
     "resnet3d.ResNet3D.depth=10",
     "resnet3d.ResNet3D.width=0.125",
 ]
 PER_FRAME = ["chain.Chain.per_frame=True", "views.RandomResizedCrop.per_frame=True"]
-CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "runner.Run.eval_batch=1"]
+CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "run.Run.eval_batch=1"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_views_are_those_of_the_first_step(
     tool, recipe: str, params: list[str], num_views: int, records: Path, tmp_path: Path, one_worker
 ) -> None:
     gin.parse_config_files_and_bindings([recipe], [f"DATA_DIR='{records}'", *SMALL, *params])
-    run = gin.get_configurable(runner.Run)(model_dir=tmp_path)
+    run = gin.get_configurable(Run)(model_dir=tmp_path)
     stream = run._train_data.stream(run.global_batch, run._seed, run.step, one_worker(1))
     steps = list(stream.take(2))  # all of the epoch: two videos are left over
     frames = [run.model.augment(batch["frames"], batch["seeds"]) for batch in steps]
@@ -213,7 +213,7 @@ def test_mistakes_end_at_once_with_value_and_remedy(
         "half a recipe": (
             "views.png",
             "gin/common/run.gin",
-            [data, "runner.Run.global_batch=4"],
+            [data, "run.Run.global_batch=4"],
             ["Run no 'task'", "gin/pretrain/k400.gin"],
         ),
     }

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvrl_tf.data import annotations, crew, preparation
-from cvrl_tf.data.encoding import FrameOptions
+from cvrl_tf.preparation import annotations, prepare, workers
+from cvrl_tf.preparation.decoding import FrameOptions
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_tfrecords.py"
 SHARD = "train-00000-of-00001"
 
 
-def write_here(shards: dict[str, list[annotations.Video]], job: crew.Job) -> None:
+def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> None:
     for name, videos in shards.items():
-        crew._write_shard(name, videos, [], job, lambda outcome: None)
+        workers._write_shard(name, videos, [], job, lambda outcome: None)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def records(tmp_path: Path) -> Path:
             writer.write(np.full((48, 64, 3), 100, np.uint8))
         writer.release()
     output = tmp_path / "records"
-    preparation.prepare(
+    prepare.prepare(
         annotations.read(videos), output, "train", FrameOptions(48), 1, write=write_here
     )
     return output

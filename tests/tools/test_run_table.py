@@ -11,10 +11,12 @@ import gin
 import pytest
 from conftest import ROOT, TINY_GIN, noise_video, write_records
 
-from cvrl_tf import checkpoints, runner
-from cvrl_tf.data import subsets
-from cvrl_tf.evaluation import comparison, measurements, tables
+from cvrl_tf import checkpoints
+from cvrl_tf.evaluation import frozen
 from cvrl_tf.models.resnet3d import ResNet3D
+from cvrl_tf.preparation import subsets
+from cvrl_tf.reports import measurements, tables
+from cvrl_tf.training.run import Run
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_a_step_done_with_other_settings_is_not_taken_for_done(
     (tmp_path / "done" / "ablation_ta-0.json").write_text(json.dumps(first))
     assert first not in steps(noise_records, tmp_path, "--table=4")
     changed = call(
-        noise_records, tmp_path, "--table=4", "--gin_param=runner.Run.epochs=7", "--dry_run"
+        noise_records, tmp_path, "--table=4", "--gin_param=run.Run.epochs=7", "--dry_run"
     )
     assert (
         changed.returncode == 1 and "ablation/ta-0 was done with other settings" in changed.stderr
@@ -98,7 +100,7 @@ def test_recipes_build_behind_their_overlay(
     output = tmp_path / "out"
     flags = f"--overlay={overlay}", f"--protocol={protocol}", f"--transfer_dir={noise_records}"
     # As in docs/evaluation.md: a parameter of training is none of an evaluation.
-    more = "--gin_param=STRATEGY='mirrored'", "--gin_param=runner.Run.global_batch=2"
+    more = "--gin_param=STRATEGY='mirrored'", "--gin_param=run.Run.global_batch=2"
     cells = []
     for step in steps(data, output, *flags, *more):
         if not {"cvrl_tf.train", "cvrl_tf.evaluate"} & set(step):
@@ -111,9 +113,9 @@ def test_recipes_build_behind_their_overlay(
         assert len(files) == 2, "a recipe, and what stands behind it"
         gin.parse_config_files_and_bindings(files, params)
         if "cvrl_tf.evaluate" in step:
-            assert gin.get_configurable(comparison.Comparison)().num_classes == 2
+            assert gin.get_configurable(frozen.Comparison)().num_classes == 2
             continue
-        run = gin.get_configurable(runner.Run)(model_dir=tmp_path / "new")
+        run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
         assert run.model.encoder.get_config()["width"] == 0.125
         cells.append(gin.query_parameter("CELL/gin.macro.value"))
     assert {"1/Supervised", "2/CVRL", "3/CVRL", "3/SimCLR", "3/Supervised"} <= set(cells)

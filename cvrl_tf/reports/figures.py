@@ -1,0 +1,147 @@
+"""Pictures of what runs have shown."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from cvrl_tf.measures.metrics import Estimate
+from cvrl_tf.reports.tables import Cell
+
+matplotlib.use("Agg")  # no screen needed
+
+_OURS, _PAPER = "#2c6fbb", "#b0b8c1"
+_CLASSES_NAMED = 30  # more don't fit beside a picture
+
+
+def curves(runs: dict[str, list[tuple[int, float]]], title: str) -> Figure:
+    """One line a run, of epochs and values."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in runs.items():
+        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+    axes.set(xlabel="epoch", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def accuracy_bars(accuracies: dict[str, Estimate], chance: float) -> Figure:
+    """Horizontal bars with 95 % intervals, in percent; a dashed line at chance."""
+    figure = Figure(figsize=(7, 0.55 * len(accuracies) + 1), layout="constrained")
+    axes = figure.subplots()
+    for row, accuracy in enumerate(accuracies.values()):
+        error = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
+        colour = _OURS if row == 0 else _PAPER
+        axes.barh(row, 100 * accuracy.value, xerr=100 * np.array(error), color=colour, capsize=3)
+        axes.text(
+            100 * accuracy.high + 1, row, f"{100 * accuracy.value:.1f} %", va="center", fontsize=9
+        )
+    axes.axvline(100 * chance, color="black", linestyle="--", linewidth=1)
+    axes.set(yticks=range(len(accuracies)), xlim=(0, 108), xlabel="top-1, % (dashed: chance)")
+    axes.set_yticklabels(list(accuracies))
+    axes.invert_yaxis()
+    return figure
+
+
+def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
+    """A column of a table: the paper's figures, and ours with their bounds."""
+    cells = {row: of[column] for row, of in rows.items() if of[column].known}
+    figure = Figure(figsize=(7, 0.6 * len(cells) + 1), layout="constrained")
+    axes = figure.subplots()
+    for number, cell in enumerate(cells.values()):
+        aside = 0.2 if cell.paper is not None else 0.0
+        if cell.paper is not None:
+            axes.barh(number - aside, cell.paper, 0.38, color=_PAPER)
+        if cell.measured is not None:
+            value, low, high = cell.measured
+            error = [[value - low], [high - value]]
+            axes.barh(number + aside, value, 0.38, xerr=error, color=_OURS, capsize=3)
+    axes.set(yticks=range(len(cells)), xlim=(0, 100), title=column)
+    axes.set_xlabel("top-1, % (blue: measured; grey: the paper's)")
+    axes.set_yticklabels(list(cells))
+    axes.invert_yaxis()
+    return figure
+
+
+def by_label_fraction(rows: dict[str, dict[str, Cell]], data: str) -> Figure:
+    """Top-1 of each method by the share of labels, of one data set: lines are measured, dashed
+    ones the paper's.
+
+    Args:
+      rows: of table 3, whose columns are named like "k400 10 %".
+      data: such as "k400".
+    """
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    columns = [c for c in next(iter(rows.values())) if c.startswith(f"{data} ")]
+    shares = {
+        column: float(column.removeprefix(f"{data} ").removesuffix(" %")) for column in columns
+    }
+    for number, (name, of) in enumerate(rows.items()):
+        paper = [(x, of[c].paper) for c, x in shares.items() if of[c].paper is not None]
+        ours = [(x, *found) for c, x in shares.items() if (found := of[c].measured)]
+        if paper:
+            axes.plot(*zip(*paper, strict=True), f"C{number}--", marker=".", alpha=0.5)
+        if ours:
+            x, value, low, high = np.array(ours).T
+            axes.errorbar(
+                x, value, [value - low, high - value], label=name, color=f"C{number}", marker="o"
+            )
+    axes.set(xscale="log", xlabel="share of the labels, %", ylabel="top-1, %", title=data)
+    axes.set_xticks(sorted(shares.values()))
+    axes.get_xaxis().set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Which class is taken for which, in shares of a row.
+
+    Args:
+      counts: int [C, C], test videos by class and class predicted.
+      classes: C names.
+    """
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class's videos")
+    axes.set(xlabel="predicted", ylabel="class")
+    if len(classes) <= _CLASSES_NAMED:
+        ticks = range(len(classes))
+        axes.set_xticks(ticks, classes, rotation=90, fontsize=7)
+        axes.set_yticks(ticks, classes, fontsize=7)
+    return figure
+
+
+def tsne(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], seed: int = 0) -> Figure:
+    """Features in the plane by t-SNE (van der Maaten and Hinton, 2008) of unit features.
+
+    Args:
+      features: float [N, D].
+      labels: int [N].
+      classes: names; the first 20 that occur have a colour, the others are grey.
+      seed: of t-SNE.
+    """
+    from sklearn.manifold import TSNE  # takes a second
+
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab20"]
+    for number, label in enumerate(np.unique(labels)):
+        x, y = places[labels == label].T
+        if number < colours.N:
+            axes.scatter(x, y, s=12, color=colours(number), label=classes[label])
+        else:
+            axes.scatter(x, y, s=12, color="lightgrey")
+    axes.set(xticks=[], yticks=[])
+    figure.legend(loc="outside right center", fontsize=7)
+    return figure

@@ -1,0 +1,75 @@
+"""Moving pictures of a few test videos and of the training videos nearest to them."""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from cvrl_tf.data.pipeline import Pipeline
+from cvrl_tf.evaluation.features import Features
+from cvrl_tf.measures import neighbors
+
+_LONGEST = 128  # pixels
+_SECONDS = 2.0  # of a round
+
+
+def nearest_videos(
+    train: tuple[Pipeline, Features],
+    test: tuple[Pipeline, Features],
+    folder: Path,
+    num_queries: int = 8,
+    num_nearest: int = 5,
+) -> list[dict[str, Any]]:
+    """The nearest training videos, by cosine, of the first test video of some classes.
+
+    The classes are spread evenly over all; no query is chosen for how well it does.
+
+    Args:
+      train, test: data without damage, and features.
+      folder: for .webp files of the first views. What is there already stays.
+      num_queries: at most one a class.
+      num_nearest: of each query.
+
+    Returns:
+      Of each query picture, a path, class, and nearest: a list of picture, class and cosine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def shown(of: tuple[Pipeline, Features], position: int) -> dict[str, Any]:
+        data, features = of
+        path = folder / f"{data.summary['split']}-{position}.webp"
+        if not path.exists():
+            moving_picture(data.views_at(position)[0].numpy(), path)
+        return {"picture": str(path), "class": data.labels[features.labels[position]]}
+
+    (gallery, _), (videos, labels) = train[1].of_videos, test[1].of_videos
+    _, first = np.unique(labels, return_index=True)
+    chosen = np.linspace(0, len(first) - 1, min(num_queries, len(first))).round().astype(int)
+    queries = first[chosen]
+    indices, cosines = neighbors.nearest(videos[queries], gallery, min(num_nearest, len(gallery)))
+    return [
+        {
+            **shown(test, query),
+            "nearest": [
+                {**shown(train, index), "cosine": round(float(cosine), 3)}
+                for index, cosine in zip(*near, strict=True)
+            ],
+        }
+        for query, *near in zip(queries, indices, cosines, strict=True)
+    ]
+
+
+def moving_picture(frames: np.ndarray, file: Path | BinaryIO) -> None:
+    """Writes frames uint8 [T, H, W, 3] as an endless moving picture, WebP."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for picture in pictures:
+        picture.thumbnail((_LONGEST, _LONGEST))
+    pictures[0].save(
+        file,
+        format="webp",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 * _SECONDS / len(pictures)),
+        loop=0,
+    )

@@ -1,0 +1,255 @@
+"""Tables 1 to 4 of the paper: its figures, and beside them what runs have measured.
+
+A run says which row it is by its parameter `cell`, such as "4/TA+SA": the table and the row. The
+column is the data set, which is the name of its folder without `_splitN`, and for table 3 the share
+of the labels, which is the split's name. `measurements` reads them from the files of runs.
+"""
+
+import csv
+import dataclasses
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from cvrl_tf.measures.metrics import Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+      title: what it shows.
+      paper: top-1 in percent, by row and column.
+    """
+
+    title: str
+    paper: dict[str, dict[str, float]]
+
+
+def _rows(columns: Sequence[str], **rows: Sequence[float]) -> dict[str, dict[str, float]]:
+    return {row: dict(zip(columns, values, strict=True)) for row, values in rows.items()}
+
+
+_FRACTIONS = ("k400 1 %", "k400 10 %", "k600 1 %", "k600 10 %")
+TABLES = {
+    "1": Table(
+        "Linear evaluation",
+        {
+            "VINCE": {"k400": 36.2},
+            "VTHCL": {"k400": 37.8},
+            **_rows(
+                ("k400", "k600"),
+                SimCLR=(46.9, 48.0),
+                ImageNet=(53.5, 54.7),
+                CVRL=(66.1, 70.4),
+                Supervised=(75.8, 78.5),
+            ),
+        },
+    ),
+    "2": Table(
+        "Transfer: fine-tuning, mean of the splits",
+        {
+            **_rows(
+                ("ucf101", "hmdb51"),
+                **{
+                    "MotionPred": (61.2, 33.4),
+                    "3D-RotNet": (62.9, 33.7),
+                    "ST-Puzzle": (65.8, 33.7),
+                    "SpeedNet": (66.7, 43.7),
+                    "ClipOrder": (72.4, 30.9),
+                    "DPC": (75.7, 35.7),
+                    "PacePred": (77.1, 36.6),
+                    "MemDPC": (78.1, 41.2),
+                    "CVRL": (92.1, 65.4),
+                },
+            ),
+            "Supervised": {},  # from scratch; not in the paper
+        },
+    ),
+    "3": Table(
+        "Semi-supervised: fine-tuning with a share of the labels",
+        _rows(
+            _FRACTIONS,
+            Supervised=(3.2, 39.6, 4.3, 45.3),
+            ImageNet=(16.0, 49.1, 17.3, 52.6),
+            SimCLR=(18.6, 46.5, 19.7, 48.3),
+            CVRL=(35.1, 58.1, 36.7, 56.1),
+        ),
+    ),
+    "4": Table(
+        "Ablation: temporal (TA) and spatial (SA) augmentation, temporal consistency (TC)",
+        _rows(("k400",), **{"TA": (24.8,), "SA": (40.4,), "TA+SA": (49.2,), "TA+SA+TC": (58.8,)}),
+    ),
+}
+LEGEND = (
+    "Top-1, %. After the paper's figure stands the measured one, in brackets its 95 % interval "
+    "over the test videos or, of several runs, the lowest and the highest; then how many points it "
+    "is above the paper's."
+)
+# Rows of ours, which stand below every table that has an evaluation on frozen features.
+BASELINES = {
+    "random": "Random weights",
+    "random_calibrated": "Random weights, calibrated statistics",
+    "mean_colour": "Mean colour of the clip",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one run measured of one cell.
+
+    Attributes:
+      table, row, column: of the cell.
+      top1: on the test videos.
+      protocol: how it came about.
+      training_videos: with labels.
+      epochs: of pretraining, None if its checkpoint doesn't say, and of training on the labels.
+      seed: of the run.
+      source: the run's folder or the evaluation's file.
+    """
+
+    table: str
+    row: str
+    column: str
+    top1: Estimate
+    protocol: str
+    training_videos: int
+    epochs: tuple[int | None, int]
+    seed: int
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A cell of a table: the paper's figure, if it has one, and ours, if there is any."""
+
+    paper: float | None
+    runs: tuple[Measurement, ...]
+
+    @property
+    def measured(self) -> tuple[float, float, float] | None:
+        """Top-1 in percent with its bounds: of one run its 95 % interval over the test videos; of
+        several their mean, the lowest and the highest."""
+        values = [run.top1.value for run in self.runs]
+        if not values:
+            return None
+        only = self.runs[0].top1
+        bounds = (only.low, only.high) if len(values) == 1 else (min(values), max(values))
+        return 100 * float(np.mean(values)), 100 * bounds[0], 100 * bounds[1]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is any figure."""
+        return self.paper is not None or bool(self.runs)
+
+    @property
+    def difference(self) -> float | None:
+        """Measured less the paper's, points."""
+        if self.paper is None or self.measured is None:
+            return None
+        return self.measured[0] - self.paper
+
+    def __str__(self) -> str:
+        paper = "" if self.paper is None else f"paper {self.paper:.1f}; "
+        if self.measured is None:
+            return paper + "no run" if self.paper is not None else "–"
+        value, low, high = self.measured
+        bounds = "" if len(self.runs) == 1 else f"{len(self.runs)} runs, "
+        text = f"{paper}{value:.1f} ({bounds}{low:.1f} to {high:.1f})"
+        return text if self.difference is None else f"{text}, {self.difference:+.1f}"
+
+
+def place(cell: str) -> tuple[str, str]:
+    """Table and row.
+
+    Raises:
+      ValueError: there is no such cell.
+    """
+    table, _, row = cell.partition("/")
+    rows = {name: [*table.paper, *BASELINES.values()] for name, table in TABLES.items()}
+    if row not in rows.get(table, []):
+        known = [f"{name}/{row}" for name, of in rows.items() for row in of]
+        raise ValueError(f"cell={cell!r}: the tables have {', '.join(known)}.")
+    return table, row
+
+
+def _by_share(column: str) -> tuple[str, float]:
+    """Order of columns such as "mine 10 %"."""
+    data, _, share = column.removesuffix(" %").rpartition(" ")
+    return (data, float(share)) if column.endswith(" %") else (column, 0.0)
+
+
+def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]:
+    """A table with its measurements, by row and column: first those of the paper, then others."""
+    paper = TABLES[table].paper
+    by_cell = defaultdict(list)
+    for run in runs:
+        if run.table == table:
+            by_cell[run.row, run.column].append(run)
+    of_paper = [column for row in paper.values() for column in row]
+    rows = dict.fromkeys([*paper, *(row for row, _ in by_cell)])
+    others = sorted((column for _, column in by_cell), key=_by_share)
+    columns = dict.fromkeys([*of_paper, *others])
+    return {
+        row: {
+            column: Cell(paper.get(row, {}).get(column), tuple(by_cell[row, column]))
+            for column in columns
+        }
+        for row in rows
+    }
+
+
+def markdown(runs: Sequence[Measurement]) -> str:
+    """All tables. Top-1 in percent: the paper's figure; ours with its bounds (`Cell.measured`); and
+    how much ours is higher, in points."""
+    parts = [f"{LEGEND}\n"]
+    for number, table in TABLES.items():
+        rows = cells(number, runs)
+        columns = list(next(iter(rows.values())))
+        parts.append(f"## Table {number}. {table.title}\n")
+        parts.append(_markdown_row(["", *columns]) + _markdown_row(["---"] * (1 + len(columns))))
+        parts += [_markdown_row([row, *map(str, of.values())]) for row, of in rows.items()]
+        parts.append("\n")
+    names = ["cell", "top-1, %", "protocol", "labelled videos", "epochs", "seed", "source"]
+    parts.append("## Runs\n\n" + _markdown_row(names) + _markdown_row(["---"] * len(names)))
+    for run in runs:
+        before, with_labels = run.epochs
+        parts.append(
+            _markdown_row(
+                [
+                    f"{run.table}, {run.row}, {run.column}",
+                    f"{100 * run.top1.value:.1f}",
+                    run.protocol,
+                    f"{run.training_videos:,}",
+                    f"{'?' if before is None else before} + {with_labels}",
+                    str(run.seed),
+                    f"`{run.source}`",
+                ]
+            )
+        )
+    return "".join(parts)
+
+
+def _markdown_row(values: Sequence[str]) -> str:
+    return "| " + " | ".join(values) + " |\n"
+
+
+def comma_separated(runs: Sequence[Measurement]) -> str:
+    """All cells, one a line; what is not there is empty."""
+    text = io.StringIO()
+    names = ["table", "row", "column", "paper", "measured", "low", "high", "difference", "runs"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+
+    def rounded(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    for number in TABLES:
+        for row, of in cells(number, runs).items():
+            for column, cell in of.items():
+                figures = [cell.paper, *(cell.measured or [None] * 3), cell.difference]
+                writer.writerow([number, row, column, *map(rounded, figures), len(cell.runs)])
+    return text.getvalue()

@@ -1,0 +1,252 @@
+"""What happens beside the steps of a run: checkpoints, preemption, metrics, and when to stop."""
+
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from cvrl_tf.training.run_folder import Stopped
+
+PREEMPTED = 75  # exit code after SIGTERM; the system's EX_TEMPFAIL: the same command goes on
+
+
+class _AfterSteps(keras.callbacks.Callback):
+    """Calls `after_steps` whenever the host hears of the training, so once an execution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._supports_tf_logs = True  # no need to fetch the metrics in every step
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return int(self.model.optimizer.iterations.numpy())
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._before = self.step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        before, self._before = self._before, self.step
+        self.after_steps(before, self._before, logs or {})
+
+    def after_steps(self, before: int, step: int, logs: dict) -> None:
+        """The training has gone from one step to another."""
+
+
+class Checkpoints(_AfterSteps):
+    """Saves every so many steps and after each epoch; and apart, the best epoch.
+
+    The last step of an epoch is saved only when the epoch's test and log are done too, for a run
+    that goes on from there does not come back to them.
+    """
+
+    def __init__(
+        self,
+        manager: tf.train.CheckpointManager,
+        every: int,
+        steps_per_epoch: int,
+        best_manager: tf.train.CheckpointManager,
+        best_metric: str | None,
+        best: tf.Variable,
+    ) -> None:
+        """Args:
+        manager: of the run.
+        every: steps between checkpoints.
+        steps_per_epoch: of the run.
+        best_manager: of the best checkpoint.
+        best_metric: what to call best, as Keras logs it ("val_top1"); None for none. Less is
+          better where its name ends with "loss".
+        best: float32 [], its best value so far; checkpoints hold it.
+        """
+        super().__init__()
+        self._manager, self._every, self._steps_per_epoch = manager, every, steps_per_epoch
+        self._best_manager, self._best_metric, self._best = best_manager, best_metric, best
+
+    def after_steps(self, before: int, step: int, logs: dict) -> None:
+        if step // self._every > before // self._every and step % self._steps_per_epoch:
+            self._manager.save(step)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        metric, logs = self._best_metric, logs or {}
+        if metric is not None and metric in logs:
+            value = float(logs[metric])
+            best = float(self._best.numpy())
+            if np.isnan(best) or (value < best if metric.endswith("loss") else value > best):
+                self._best.assign(value)
+                self._best_manager.save(self.step)
+        self._manager.save(self.step)
+
+
+class Preemption(_AfterSteps):
+    """After SIGTERM, saves at the end of the step and exits with a code of its own.
+
+    At the last step of an epoch that is after the epoch's test, when `Checkpoints` has saved.
+    Several workers save and exit together, at the end of the next step, of which each of them
+    hears through `Health.stop`, whoever got the signal.
+    """
+
+    def __init__(
+        self, manager: tf.train.CheckpointManager, steps_per_epoch: int, num_workers: int
+    ) -> None:
+        super().__init__()
+        self._manager, self._steps_per_epoch = manager, steps_per_epoch
+        self._alone = num_workers == 1
+        self._asked = False
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        super().on_train_begin(logs)
+        self._handler = signal.signal(signal.SIGTERM, self._ask)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        signal.signal(signal.SIGTERM, self._handler)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if self._asked:
+            self.model.health.stop.assign(1.0)
+
+    @property
+    def _due(self) -> bool:
+        return (self._asked and self._alone) or self.model.health.stop.numpy() > 0
+
+    def after_steps(self, before: int, step: int, logs: dict) -> None:
+        if step % self._steps_per_epoch and self._due:
+            self._manager.save(step)
+            self._exit()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._due:
+            self._exit()
+
+    def _exit(self) -> None:
+        self.on_train_end()
+        print(f"\nTerminated; saved at step {self.step}. The same command goes on.")
+        sys.exit(PREEMPTED)
+
+
+class NotFinite(_AfterSteps):
+    """Stops the run when a loss or a gradient was not finite, before that is saved."""
+
+    def __init__(
+        self,
+        report: Path | None,
+        learning_rate: Callable[[int], float],
+        video_ids: Callable[[int], list[str]],
+    ) -> None:
+        """Args:
+        report: JSON file that will say what happened; None on workers that write nothing.
+        learning_rate: of a step.
+        video_ids: of the global batch of a step.
+        """
+        super().__init__()
+        self._report, self._learning_rate, self._video_ids = report, learning_rate, video_ids
+
+    def after_steps(self, before: int, step: int, logs: dict) -> None:
+        bad = int(self.model.health.first_bad_step.numpy())
+        if bad < 0:
+            return
+        rate = self._learning_rate(bad)
+        facts = {"step": bad, "learning_rate": rate, "video_ids": self._video_ids(bad)}
+        if self._report:
+            self._report.write_text(json.dumps(facts, indent=2) + "\n")
+        raise Stopped(
+            f"The loss or the gradient of step {bad} is not finite (learning rate {rate:.3g}). "
+            f"The videos of its batch stand in {str(self._report)!r}. The last checkpoint is from "
+            "before. Look at these videos, take a lower learning rate or a longer warm-up, or clip "
+            "gradients (global_clipnorm of the optimiser)."
+        )
+
+
+class ResumedMetrics(keras.callbacks.Callback):
+    """Gives the metrics back what they had seen of an epoch that goes on."""
+
+    def __init__(self, weights: list[list[np.ndarray]]) -> None:
+        super().__init__()
+        self._weights = weights
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        for metric, weights in zip(self.model.metrics, self._weights, strict=True):
+            metric.set_weights(weights)
+
+
+class MetricsLog(_AfterSteps):
+    """Metrics as JSON lines and for TensorBoard, by optimiser step."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        every: int,
+        learning_rate: Callable[[int], float],
+        examples: int,
+        clips: int,
+    ) -> None:
+        """Args:
+        model_dir: folder of the run.
+        every: steps between lines.
+        learning_rate: of a step.
+        examples, clips: in a step, of all replicas.
+        """
+        super().__init__()
+        self._learning_rate = learning_rate
+        self._path = model_dir / "metrics.jsonl"
+        self._writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
+        self._every, self._examples, self._clips = every, examples, clips
+        self._since: tuple[int, float] | None = None
+
+    def after_steps(self, before: int, step: int, logs: dict) -> None:
+        if step // self._every == before // self._every:
+            return
+        values = {f"train/{name}": value for name, value in logs.items()}
+        now, waited = time.monotonic(), self.model.health.waited
+        if self._since:
+            steps, seconds = step - self._since[0], now - self._since[1]
+            waiting = float(waited.numpy())
+            values |= {
+                "steps_per_second": steps / seconds,
+                "examples_per_second": steps * self._examples / seconds,
+                "clips_per_second": steps * self._clips / seconds,
+                "seconds_a_step/waiting_for_input": waiting / steps,
+                "seconds_a_step/computing": (seconds - waiting) / steps,
+            }
+        waited.assign(0.0)
+        self._since = step, now
+        values["learning_rate"] = self._learning_rate(step - 1)  # of the step just done
+        self._write(step, {**values, **_peak_memory()})
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        values = {
+            name.replace("val_", "test/") if name.startswith("val_") else f"epoch/{name}": value
+            for name, value in (logs or {}).items()
+        }
+        self._since = None  # saving and testing don't count
+        self._write(self.step, {"epoch": epoch + 1, **values})
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
+        with self._path.open("a") as lines:
+            lines.write(json.dumps({"step": step, **numbers}) + "\n")
+        with self._writer.as_default(step):
+            for name, number in numbers.items():
+                tf.summary.scalar(name, number)
+        self._writer.flush()
+
+
+def _peak_memory() -> dict[str, float]:
+    """Peaks so far in GiB: of this process, and of the accelerators that say so."""
+    peaks = {"peak_memory_gib/host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    for device in tf.config.list_logical_devices("GPU"):
+        name = device.name.removeprefix("/device:")
+        peaks[f"peak_memory_gib/{name}"] = tf.config.experimental.get_memory_info(name)["peak"] / (
+            2**30
+        )
+    return peaks

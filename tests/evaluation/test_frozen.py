@@ -1,0 +1,74 @@
+"""All measures of an encoder beside its baselines, out of one call."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from cvrl_tf import checkpoints
+from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.evaluation import features, probe
+from cvrl_tf.evaluation.frozen import Comparison
+from cvrl_tf.measures import metrics
+from cvrl_tf.models.resnet3d import ResNet3D
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Folder of a run whose encoder has weights of its own."""
+    keras.utils.set_random_seed(5)
+    encoder = ResNet3D(depth=10, width=0.125, stem_pool=False)
+    encoder.build()
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    checkpoints.save_encoder_config(encoder, (4, 16, 16, 3), folder)
+    tf.train.Checkpoint(encoder=encoder).write(str(folder / "checkpoints" / "ckpt-1"))
+    return folder
+
+
+def test_measures(
+    run: Path, noise_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = (
+        pipeline.Pipeline(
+            noise_records, clips.EvenClips(4, 2, 2), views.EvenCrops(16, 16, 1), split
+        )
+        for split in ("train", "test")
+    )
+    checkpoint = run / "checkpoints" / "ckpt-1"
+    comparison = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
+    found = comparison.run(tmp_path / "features", tmp_path / "pictures")
+    assert json.loads(json.dumps(found)) == found
+    assert list(found["encoders"]) == ["trained", "random", "random_calibrated", "mean_colour"]
+    for measures in found["encoders"].values():
+        assert set(measures["linear_probe"]) == {
+            *("top1", "top5", "mean_per_class", "learning_rate", "weight_decay")
+        }
+        assert measures["knn"]["top1"]["count"] == 5
+        assert list(measures["retrieval"]) == ["R@1", "R@5", "R@10", "R@20"]
+    assert found["protocol"]["train"]["videos"] == 17
+    assert found["protocol"]["checkpoint"] == str(checkpoint)
+
+    encoder = checkpoints.load_encoder(checkpoint)
+    made, tested = (features.extract(encoder, data, 5) for data in (train, test))
+    probed = probe.linear_probe((made.views, made.labels), tested.views, 2, epochs=5)
+    expected = metrics.classification(probed.scores, tested.labels)["top1"].value
+    assert found["encoders"]["trained"]["linear_probe"]["top1"]["value"] == expected
+    stored = [np.load(path)["views"] for path in sorted((tmp_path / "features").glob("*-train-*"))]
+    assert len(stored) == 4  # four encoders, of which none has the features of another
+    for one in range(3):
+        assert stored[one].shape != stored[one + 1].shape or np.any(stored[one] != stored[one + 1])
+
+    confusion = np.array(found["confusion"])
+    assert confusion.shape == (2, 2) and np.trace(confusion) / 5 == pytest.approx(expected)
+    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(tested.labels))
+    np.testing.assert_array_equal(np.load(found["test_features"])["views"], tested.views)
+
+    # The second time nothing passes the encoder, not even to calibrate it.
+    monkeypatch.setattr(features, "extract", None)
+    monkeypatch.setattr("cvrl_tf.evaluation.frozen.calibrate", None)
+    again = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
+    assert again.run(tmp_path / "features", tmp_path / "pictures") == found

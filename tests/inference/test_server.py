@@ -1,0 +1,292 @@
+"""The server: what it answers, and what it bears. Real sockets on loopback."""
+
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import tensorflow as tf
+import uvicorn
+from conftest import write_noise_video
+
+from cvrl_tf.inference import server as serving
+from cvrl_tf.inference import upload
+from cvrl_tf.inference.embedder import Embedder, embed
+from cvrl_tf.inference.feature_file import ClipFeatures
+from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
+
+
+@pytest.fixture(scope="module")
+def embedder(exported_model: Path) -> Embedder:
+    return Embedder(exported_model)
+
+
+@contextlib.contextmanager
+def served(embedder: Embedder, **bounds: object) -> Iterator[str]:
+    """The address of a server in a thread of this process."""
+    usual = {"max_megabytes": 100, "max_seconds": 120, "patience": 30, "max_waiting": 16}
+    limits = serving.Limits(**{**usual, "rate": "10000/second", **bounds})
+    app = serving.application(embedder, limits, 2)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(embedder: Embedder) -> Iterator[str]:
+    with served(embedder) as found:
+        yield found
+
+
+def ask(address: str, body: bytes | None = None, path: str = "/embed") -> tuple[int, dict]:
+    """Status and answer."""
+    request = urllib.request.Request(address + path, data=body)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    return [write_noise_video(folder / f"{seed}.mp4", 30 + seed, seed) for seed in range(4)]
+
+
+def test_features_are_those_of_embed(
+    address: str, embedder: Embedder, videos: list[Path], tmp_path: Path
+) -> None:
+    embed(embedder, list(map(str, videos)), tmp_path / "features.npz", workers=2)
+    found = ClipFeatures.load(tmp_path / "features.npz")
+    means = found.results["feature"].reshape(len(videos), 2, -1).mean(axis=1)
+    records = [upload.record_of(str(video), FrameOptions()) for video in videos]
+    model = tf.saved_model.load(embedder.facts["model"])
+    exported = model.records(tf.constant(records))
+    bodies = [video.read_bytes() for video in videos]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:  # so that they wait together
+        answers = list(threads.map(lambda body: ask(address, body), bodies * 3))
+    for number, (status, answer) in enumerate(answers):
+        assert status == 200 and set(answer) == {"feature", "embedding"}
+        of_video = number % len(videos)
+        ours = np.array(answer["feature"])
+        np.testing.assert_allclose(ours, means[of_video], rtol=1e-5, atol=1e-6)
+        for name, values in answer.items():
+            wanted = exported[name][of_video]
+            np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_facts_and_health(address: str) -> None:
+    assert ask(address, path="/health") == (200, {"status": "ok"})
+    status, facts = ask(address, path="/")
+    assert status == 200 and set(facts) == {"views", "classes", "limits"}
+    assert facts["views"]["num_clips"] == 2 and facts["limits"]["max_waiting"] == 16
+
+
+def damaged(video: Path) -> dict[str, bytes]:
+    whole = video.read_bytes()
+    return {
+        "cut short": whole[: len(whole) // 2],
+        "text": b"no video",
+        "a picture": tf.io.encode_png(np.zeros([64, 64, 3], "u1")).numpy(),
+        "another": tf.io.encode_jpeg(np.zeros([64, 64, 3], "u1")).numpy(),
+        "zeros": bytes(10_000),
+    }
+
+
+@pytest.mark.parametrize("name", ["cut short", "text", "a picture", "another", "zeros"])
+def test_a_damaged_upload_is_the_callers(address: str, videos: list[Path], name: str) -> None:
+    status, answer = ask(address, damaged(videos[0])[name])
+    assert status == 422 and "can't be embedded" in answer["detail"]
+    assert ask(address, videos[0].read_bytes())[0] == 200
+
+
+def test_what_is_sent_opens_nothing_else(address: str, videos: list[Path], tmp_path: Path) -> None:
+    """FFmpeg would read lists of other files, by what stands in them."""
+    for name in (videos[0], "video", "../video"):
+        text = f"ffconcat version 1.0\nfile '{name}'\n"
+        assert ask(address, text.encode())[0] == 422
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{videos[0]}\n#EXT-X-ENDLIST\n"
+    assert ask(address, playlist.encode())[0] == 422
+    # A list of what lies beside it OpenCV does read; a process that has been prepared doesn't.
+    listed = tmp_path / "list"
+    listed.write_text(f"ffconcat version 1.0\nfile '{videos[0].name}'\n")
+    shutil.copy(videos[0], tmp_path)
+    assert cv2.VideoCapture(str(listed), cv2.CAP_FFMPEG).read()[0]
+    spawned = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawned, upload.prepare_process) as pool:
+        assert pool.submit(upload.record_of, str(videos[0]), FrameOptions(16)).result()
+        with pytest.raises(UnusableVideo):
+            pool.submit(upload.record_of, str(listed), FrameOptions(16)).result()
+
+
+@pytest.mark.parametrize("codec", ["mp4", "mkv", "avi", "mov", "webm", "mpg", "flv", "ogv"])
+def test_containers(address: str, videos: list[Path], codec: str, tmp_path: Path) -> None:
+    path = tmp_path / f"video.{codec}"
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [ffmpeg, "-loglevel", "error", "-i", str(videos[0]), "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, check=True)
+    assert ask(address, path.read_bytes())[0] == 200
+
+
+def test_nothing_sent(address: str) -> None:
+    assert ask(address, b"")[0] == 400
+    assert ask(address, path="/embed")[0] == 405  # GET
+
+
+def test_too_large_too_long_too_often(
+    embedder: Embedder, videos: list[Path], tmp_path: Path
+) -> None:
+    whole = videos[0].read_bytes()
+    with served(embedder, max_megabytes=0.01, max_seconds=1.0, rate="6/minute") as address:
+        status, answer = ask(address, bytes(20_000))
+        assert status == 413 and "More than 0.01 MB" in answer["detail"]
+    with served(embedder, max_seconds=1.0, rate="3/minute") as address:
+        status, answer = ask(address, whole)  # 30 frames at 25 a second
+        assert status == 413 and "Longer than 1 s" in answer["detail"]
+        odd = write_noise_video(
+            tmp_path / "odd.mp4", 3000, 0, rate=1000
+        )  # no rate that can be true
+        assert ask(address, odd.read_bytes())[0] == 413
+        assert [ask(address, b"text")[0] for _ in range(2)] == [422, 429]
+        assert ask(address, path="/health")[0] == 200  # is always told
+
+
+def dribble(address: str) -> bytes:
+    """All that a client is told which announces much and sends a byte now and then."""
+    host, port = address.removeprefix("http://").split(":")
+    head = f"POST /embed HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode())
+        told = b""
+        # Who sends to a connection that is closed is told so by a reset, after what was said.
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while not select.select([connection], [], [], 0.1)[0]:
+                connection.sendall(b"x")
+        with contextlib.suppress(ConnectionResetError):
+            while some := connection.recv(1000):
+                told += some
+        return told
+
+
+def test_slow_clients_keep_nobody_waiting(embedder: Embedder, videos: list[Path]) -> None:
+    with (
+        served(embedder, patience=2.0, max_waiting=3) as address,
+        concurrent.futures.ThreadPoolExecutor() as threads,
+    ):
+        slow = [threads.submit(dribble, address) for _ in range(2)]
+        time.sleep(0.5)
+        assert ask(address, videos[0].read_bytes())[0] == 200
+        for each in slow:
+            head = each.result().lower().splitlines()
+            assert b"408" in head[0] and b"connection: close" in head
+        # As many as there may be at a time; the next is sent away, until they are gone.
+        slow = [threads.submit(dribble, address) for _ in range(3)]
+        time.sleep(0.5)
+        status, answer = ask(address, videos[0].read_bytes())
+        assert status == 503 and "3 requests at a time" in answer["detail"]
+        assert all(b"408" in each.result().splitlines()[0] for each in slow)
+        assert ask(address, videos[0].read_bytes())[0] == 200
+
+
+def test_a_client_that_leaves_is_forgotten(address: str, videos: list[Path]) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    for _ in range(20):  # more than may wait at a time
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nxx")
+    deadline = time.monotonic() + 20
+    while ask(address, videos[0].read_bytes())[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_decoder_that_is_killed_costs_only_its_video(
+    embedder: Embedder, tmp_path: Path, videos: list[Path]
+) -> None:
+    long = write_noise_video(tmp_path / "long.mp4", 3000, 0)
+    before = {child.pid for child in multiprocessing.active_children()}
+    with served(embedder, max_seconds=1000) as address:
+        assert ask(address, videos[0].read_bytes())[0] == 200
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            answers = [threads.submit(ask, address, long.read_bytes()) for _ in range(2)]
+            time.sleep(0.5)
+            decoders = [
+                child.pid for child in multiprocessing.active_children() if child.pid not in before
+            ]
+            assert len(decoders) == 2
+            os.kill(decoders[0], signal.SIGKILL)
+            found = sorted(answer.result()[0] for answer in answers)
+        assert found == [200, 422]
+        assert ask(address, videos[0].read_bytes())[0] == 200
+
+
+def test_a_decoder_that_takes_too_long(
+    embedder: Embedder, tmp_path: Path, videos: list[Path]
+) -> None:
+    long = write_noise_video(tmp_path / "long.mp4", 3000, 0)
+    with served(embedder, max_seconds=1000, patience=1.0) as address:
+        status, answer = ask(address, long.read_bytes())
+        assert status == 422 and "Not decoded in 1 s" in answer["detail"]
+        assert ask(address, videos[0].read_bytes())[0] == 200
+
+
+def test_command(
+    exported_model: Path, videos: list[Path], tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    long = write_noise_video(tmp_path / "long.mp4", 2500, 0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = f"--model={exported_model}", f"--port={port}", "--num_crops=1"
+    command = [sys.executable, "-m", "cvrl_tf.serve", *flags]
+    run = subprocess.Popen(
+        command, env=child_environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        assert f"{address}/embed" in run.stdout.readline()
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(urllib.error.URLError):
+                if ask(address, path="/health")[0] == 200:
+                    break
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.1)
+        assert ask(address, path="/")[1]["views"]["num_crops"] == 1
+        assert ask(address, videos[0].read_bytes())[0] == 200
+        # What was begun is answered.
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            begun = threads.submit(ask, address, long.read_bytes())
+            time.sleep(0.5)
+            run.send_signal(signal.SIGTERM)
+            assert begun.result()[0] == 200
+        said = run.communicate(timeout=30)[1]
+        assert "Traceback" not in said, said
+    finally:
+        run.kill()
+        run.communicate()

@@ -1,0 +1,461 @@
+"""Preparation of records, on clips made here; frame i of a ramp clip has the grey value 7 * i."""
+
+import functools
+import os
+import struct
+import time
+import wave
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import jpegs_of
+from etils import epath
+
+from cvrl_tf.data import records, schema
+from cvrl_tf.preparation import annotations, decoding, manifest, prepare, workers
+from cvrl_tf.preparation.decoding import FrameOptions
+
+STEP = 7
+
+
+def write_clip(
+    path: Path, length: int = 12, size: tuple[int, int] = (64, 48), rate: float = 25.0
+) -> Path:
+    """A ramp clip of (width, height) pixels; the ending chooses the container."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, size)
+    assert writer.isOpened()
+    for i in range(length):
+        writer.write(np.full((size[1], size[0], 3), STEP * i, np.uint8))
+    writer.release()
+    return path
+
+
+def cut(source: Path, path: Path, share: float) -> Path:
+    """The first part of a file."""
+    content = source.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    return path
+
+
+def encode(path: Path, options: FrameOptions, *times: float | None) -> list[bytes]:
+    """The JPEGs of a video."""
+    return jpegs_of(decoding.encode_video(path, options, *times))
+
+
+def frame_indices(jpegs: list[bytes]) -> np.ndarray:
+    """float [L]: which frames of a ramp clip these are."""
+    return np.array([tf.io.decode_jpeg(jpeg).numpy().mean() / STEP for jpeg in jpegs])
+
+
+def read_split(folder: Path, split: str = "train") -> dict[str, tf.train.SequenceExample]:
+    """The records of a split by video id."""
+    info = schema.DatasetInfo.load(folder)
+    serialized = records.in_order(records.shard_paths(folder, info.split(split)))
+    examples = [tf.train.SequenceExample.FromString(item.numpy()) for item in serialized]
+    assert len(examples) == info.split(split).num_examples
+    ids = [example.context.feature[schema.VIDEO_ID].bytes_list.value[0] for example in examples]
+    return {key.decode(): example for key, example in zip(ids, examples, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "stored"),
+    [((64, 48), 32, (32, 43)), ((48, 64), 32, (43, 32)), ((64, 48), 96, (96, 128))],
+)
+def test_frames_keep_order_number_and_aspect(
+    tmp_path: Path, size: tuple[int, int], short_side: int, stored: tuple[int, int]
+) -> None:
+    path = write_clip(tmp_path / "clip.mp4", length=30, size=size, rate=29.97)
+    encoded = decoding.encode_video(path, FrameOptions(short_side))
+    assert (encoded.height, encoded.width) == stored
+    jpegs = jpegs_of(encoded)
+    assert tf.io.decode_jpeg(jpegs[-1]).shape == (*stored, 3)
+    assert len(jpegs) == encoded.jpegs.num_frames == 30
+    np.testing.assert_allclose(frame_indices(jpegs), np.arange(30), atol=0.45)
+    assert encoded.frame_rate == pytest.approx(29.97, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (560, 320), (340, 256), (160, 120)])
+def test_resizing_is_close_to_averaging(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (size[1] // 24, size[0] // 24, 3), np.uint8)
+    frame = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+    small = (round(size[0] * 256 / size[1]), 256)
+    resized = decoding._resize(frame, small)
+    assert resized.shape == (256, small[0], 3)
+    method = cv2.INTER_AREA if size[1] > 256 else cv2.INTER_LINEAR
+    averaged = cv2.resize(frame, small, interpolation=method)
+    assert np.abs(resized.astype(int) - averaged).mean() < 1
+
+
+def test_a_part_is_cut_out_by_time(tmp_path: Path) -> None:
+    """25 frames a second: from 0.2 s to 0.6 s are the frames 5 to 14."""
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    whole = encode(clip, FrameOptions(64))
+    assert encode(clip, FrameOptions(64), 0.2, 0.6) == whole[5:15]
+    assert encode(clip, FrameOptions(64), 0.6) == whole[15:]
+    assert encode(clip, FrameOptions(64), None, 0.2) == whole[:5]
+    with pytest.raises(decoding.UnusableVideo, match="no frame from 7 s on"):
+        decoding.encode_video(clip, FrameOptions(64), 7.0, 9.0)
+    video = annotations.Video(epath.Path(clip), "clip", None, 0.2, 0.6, id="clip")
+    encoded = decoding.encode_video(clip, FrameOptions(64), video.start, video.end)
+    context = workers._context(video, [], encoded)
+    assert (context[schema.START], context[schema.END]) == (200_000, 600_000)
+
+
+def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48)
+    )
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:, :16] = 200  # a bright left edge
+    for _ in range(4):
+        writer.write(frame)
+    writer.release()
+    content = bytearray(path.read_bytes())
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    quarter_turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    at = content.index(identity, content.index(b"tkhd"))
+    content[at : at + len(identity)] = quarter_turn
+    path.write_bytes(content)
+
+    encoded = decoding.encode_video(path, FrameOptions(48))
+    upright = tf.io.decode_jpeg(jpegs_of(encoded)[0]).numpy()
+    assert upright.shape == (64, 48, 3)
+    # Clockwise, which takes the left edge to the top.
+    np.testing.assert_allclose(upright, np.rot90(frame, -1), atol=40)
+    assert upright[:12].mean() > 180 and upright[20:].mean() < 20
+
+
+class Announcing:
+    """A capture of 100 frames, whose container says what a test wants it to say."""
+
+    frame_count, frame_rate = 100.0, 25.0
+
+    def __init__(self, *_: object) -> None:
+        self.left = 100
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return self.left >= 0, np.zeros((8, 8, 3), np.uint8) if self.left >= 0 else None
+
+    def get(self, key: int) -> float:
+        return {
+            cv2.CAP_PROP_FRAME_COUNT: self.frame_count,
+            cv2.CAP_PROP_FPS: self.frame_rate,
+            cv2.CAP_PROP_POS_MSEC: 0.0,
+        }[key]
+
+
+@pytest.mark.parametrize(
+    ("announced", "usable"), [(-9e18, True), (0, True), (90, True), (102, True), (105, False)]
+)
+def test_container_count_may_be_off_by_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: float, usable: bool
+) -> None:
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setattr(Announcing, "frame_count", announced)
+    monkeypatch.setattr(decoding.cv2, "VideoCapture", Announcing)
+    if usable:
+        assert len(encode(tmp_path / "clip.mp4", FrameOptions(8))) == 100
+    else:
+        with pytest.raises(decoding.UnusableVideo, match="100 of 105 frames"):
+            decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
+
+
+@pytest.mark.parametrize(
+    ("rate", "stored"), [(12.5, 12.5), (0, 0), (float("nan"), 0), (90000, 0), (-1, 0)]
+)
+def test_impossible_frame_rate_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, stored: float
+) -> None:
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setattr(Announcing, "frame_rate", rate)
+    monkeypatch.setattr(decoding.cv2, "VideoCapture", Announcing)
+    encoded = decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
+    assert encoded.frame_rate == stored
+    video = annotations.Video(epath.Path(tmp_path / "clip.mp4"), "clip.mp4", None)
+    context = workers._context(video, [], encoded)
+    assert context[schema.END] == (8_000_000 if stored else 0)
+    assert schema.LABEL_INDEX not in context and schema.LABEL_TEXT not in context
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, schema.SplitInfo]:
+    """Records of two classes, whose folder also holds all that can be wrong with a file."""
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(3):
+        write_clip(folder / "Tai Chi" / f"übung {i}.mp4", length=10 + i)
+    whole = write_clip(folder / "archery" / "whole.avi", length=30, rate=12.5)
+    write_clip(folder / "archery" / "whole.mp4", length=20)
+    cut(folder / "archery" / "whole.mp4", folder / "archery" / "without_index.mp4", 0.5)
+    cut(whole, folder / "archery" / "cut.avi", 0.5)
+    (folder / "archery" / "text.mp4").write_text("This is no video.\n" * 50)
+    (folder / "archery" / "empty.mp4").touch()
+    (folder / "archery" / "notes.txt").write_text("not even named like a video")
+    with wave.open(str(folder / "archery" / "sound.mp4"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    output = tmp_path_factory.mktemp("out") / "records"
+    videos = annotations.read(folder)
+    return output, prepare.prepare(
+        videos,
+        output,
+        "train",
+        FrameOptions(32),
+        num_shards=3,
+        write=functools.partial(workers.write_shards, workers=2),
+    )
+
+
+def test_unusable_videos_are_named_with_their_reasons(
+    prepared: tuple[Path, schema.SplitInfo],
+) -> None:
+    split = prepared[1]
+    assert split.num_examples == 5
+    unopened = "not a video, or no video stream in it that can be decoded"
+    cut_short = split.skipped.pop("archery/cut.avi")
+    assert cut_short.startswith("cut short or damaged: ")
+    assert cut_short.endswith(" of 30 frames decode")
+    assert split.skipped == {
+        f"archery/{name}.mp4": unopened for name in ("without_index", "text", "empty", "sound")
+    }
+
+
+def test_dataset_info_counts_what_was_written(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    output = prepared[0]
+    info = schema.DatasetInfo.load(output)
+    assert (info.labels, info.short_side) == (["Tai Chi", "archery"], 32)
+    split = info.split("train")
+    assert split.num_frames == 10 + 11 + 12 + 30 + 20
+    assert split.class_counts == {"Tai Chi": 3, "archery": 2}
+    assert split.frame_rates == {"12.5": 1, "25": 4}
+    assert len(split.skipped) == 5
+    beside = ["train_manifest.jsonl", "train_options.json", schema.INFO_FILE]
+    assert sorted(path.name for path in output.iterdir()) == sorted([*beside, *split.shards])
+
+
+def test_manifest_has_every_input_once(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    output, split = prepared
+    outcomes = {o.name: o for o in manifest.read(output / "train_manifest.jsonl")}
+    assert len(outcomes) == 10
+    info = schema.DatasetInfo.load(output).split("train")
+    assert {o.name: o.reason for o in outcomes.values() if o.reason} == info.skipped
+    for video_id, example in read_split(output).items():
+        name = example.context.feature[schema.FILENAME].bytes_list.value[0].decode()
+        outcome = outcomes[name]
+        assert outcome.num_frames == len(example.feature_lists.feature_list[schema.FRAMES].feature)
+        assert outcome.num_bytes == len(example.SerializeToString()), video_id
+        assert (outcome.height, outcome.width) == (32, 43) and outcome.shard in split.shards
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"), [(12.5, range(0, 20, 2)), (50, [i // 2 for i in range(40)])]
+)
+def test_frame_rate_is_changed_by_time(tmp_path: Path, fps: float, expected: list[int]) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    whole = encode(clip, FrameOptions(48))
+    encoded = decoding.encode_video(clip, FrameOptions(48, fps=fps))
+    assert encoded.frame_rate == fps
+    assert jpegs_of(encoded) == [whole[i] for i in expected]
+
+
+def test_length_is_limited(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 20)
+    assert len(encode(clip, FrameOptions(48, max_seconds=0.4))) == 10
+    assert len(encode(clip, FrameOptions(48, max_seconds=9.0))) == 20
+
+
+def test_context_of_a_record(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    context = read_split(prepared[0])["Tai Chi/übung 2"].context.feature
+    ints = {
+        schema.LABEL_INDEX: 0,
+        schema.START: 0,
+        schema.END: 480_000,
+        schema.NUM_FRAMES: 12,
+        schema.HEIGHT: 32,
+        schema.WIDTH: 43,
+    }
+    assert {key: context[key].int64_list.value[0] for key in ints} == ints
+    assert context[schema.LABEL_TEXT].bytes_list.value[0].decode() == "Tai Chi"
+    assert context[schema.FILENAME].bytes_list.value[0].decode() == "Tai Chi/übung 2.mp4"
+    assert context[schema.FRAME_RATE].float_list.value[0] == 25
+
+
+def test_same_stem_keeps_its_ending(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    assert {"archery/whole.avi", "archery/whole.mp4"} < read_split(prepared[0]).keys()
+
+
+def test_model_garden_reads_the_records(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    from official.vision.dataloaders import video_input
+
+    decoder = video_input.Decoder()
+    lengths = {}
+    for example in read_split(prepared[0]).values():
+        decoded = decoder.decode(tf.constant(example.SerializeToString()))
+        jpegs = list(decoded[video_input.IMAGE_KEY].numpy())
+        np.testing.assert_allclose(frame_indices(jpegs), np.arange(len(jpegs)), atol=0.45)
+        lengths[len(jpegs)] = int(decoded[video_input.LABEL_KEY].numpy()[0])
+    assert lengths == {10: 0, 11: 0, 12: 0, 30: 1, 20: 1}
+
+
+def test_dmvr_reads_the_records(prepared: tuple[Path, schema.SplitInfo]) -> None:
+    """With the keys and the types of its `modalities.add_image` and `add_label`."""
+    for video_id, example in read_split(prepared[0]).items():
+        context, sequence = tf.io.parse_single_sequence_example(
+            example.SerializeToString(),
+            context_features={
+                "clip/label/index": tf.io.VarLenFeature(tf.int64),
+                "clip/label/text": tf.io.VarLenFeature(tf.string),
+                "video/filename": tf.io.FixedLenFeature((), tf.string),
+                "clip/start/timestamp": tf.io.FixedLenFeature((), tf.int64),
+                "clip/end/timestamp": tf.io.FixedLenFeature((), tf.int64),
+            },
+            sequence_features={"image/encoded": tf.io.FixedLenSequenceFeature((), tf.string)},
+        )
+        label = ["Tai Chi", "archery"][int(context["clip/label/index"].values[0])]
+        assert context["clip/label/text"].values.numpy().tolist() == [label.encode()]
+        assert context["video/filename"].numpy().decode().startswith(video_id)
+        jpegs = list(sequence["image/encoded"].numpy())
+        np.testing.assert_allclose(frame_indices(jpegs), np.arange(len(jpegs)), atol=0.45)
+        seconds = len(jpegs) / example.context.feature[schema.FRAME_RATE].float_list.value[0]
+        times = context["clip/start/timestamp"].numpy(), context["clip/end/timestamp"].numpy()
+        assert times == (0, round(1e6 * seconds))
+
+
+def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> None:
+    """Writes the shards in this process: what is no matter of processes is tested in less time."""
+    for name, videos in shards.items():
+        workers._write_shard(name, videos, [], job, lambda outcome: None)
+
+
+def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
+    from cvrl_tf.preparation import beam
+
+    for i in range(6):
+        write_clip(tmp_path / "videos" / f"{i}.mp4", length=5 + i)
+    write_clip(tmp_path / "whole.avi", length=30)
+    cut(tmp_path / "whole.avi", tmp_path / "videos" / "cut.avi", 0.5)
+    videos = annotations.read(tmp_path / "videos")
+
+    def contents(name: str, **arguments: Any) -> dict[str, bytes]:
+        prepare.prepare(videos, tmp_path / name, frames=FrameOptions(48), num_shards=3, **arguments)
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    one = contents("one", write=write_here)
+    assert contents("two", write=functools.partial(workers.write_shards, workers=2)) == one
+    with_beam = functools.partial(beam.write_shards, runner="DirectRunner")
+    assert contents("beam", write=with_beam) == one
+    for task in (2, 0):
+        assert "dataset_info.json" in contents("tasks", write=write_here, part=(task, 3))
+        assert schema.DatasetInfo.load(tmp_path / "tasks").splits == {}
+    assert contents("tasks", write=write_here, part=(1, 3)) == one
+    assert contents("seed", write=write_here, seed=1) != one
+    assert len(one) == 3 + 3  # shards; info, manifest and options
+    assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
+
+
+def _work_badly(connection: Connection, job: workers.Job) -> None:
+    """A worker whose decoder dies of one video and hangs at another."""
+    encode = decoding.encode_video
+
+    def fatal(path: Path, *arguments: Any) -> decoding.EncodedVideo:
+        if path.stem == "killer":
+            os._exit(9)
+        if path.stem == "endless":
+            time.sleep(1000)
+        return encode(path, *arguments)
+
+    workers.encode_video = fatal
+    real_work(connection, job)
+
+
+real_work = workers._work
+
+
+def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ["a", "b", "killer", "endless", "z"]:
+        write_clip(tmp_path / "videos" / f"{name}.mp4")
+    monkeypatch.setattr(workers, "_work", _work_badly)
+    videos = annotations.read(tmp_path / "videos")
+    split = prepare.prepare(
+        videos,
+        tmp_path / "out",
+        frames=FrameOptions(48),
+        num_shards=1,
+        seed=1,
+        write=functools.partial(workers.write_shards, patience=4),
+    )
+    assert split.skipped == {
+        "killer.mp4": "the process that read it died, exit code 9",
+        "endless.mp4": "not decoded within 4 s",
+    }
+    assert read_split(tmp_path / "out").keys() == {"a", "b", "z"}
+    outcomes = manifest.read(tmp_path / "out" / "train_manifest.jsonl")
+    assert {o.name: o.reason for o in outcomes if o.reason} == split.skipped
+    assert len(outcomes) == 5
+
+
+def test_second_split_shares_the_labels(tmp_path: Path) -> None:
+    prepare_here = functools.partial(prepare.prepare, write=write_here)
+    output = tmp_path / "records"
+    known = schema.DatasetInfo(["archery", "bowling", "cricket"], 48, {})
+    output.mkdir()
+    known.save(output)
+    write_clip(tmp_path / "test" / "cricket" / "a.mp4")
+    videos = annotations.read(tmp_path / "test")
+    with pytest.raises(ValueError, match="short_side is 64 .* have 48"):
+        prepare_here(videos, output, "test", FrameOptions(64))
+    split = prepare_here(videos, output, "test", FrameOptions(48))
+    assert split.shards == {"test-00000-of-00001": 1}
+    context = read_split(output, "test")["cricket/a"].context.feature
+    assert context[schema.LABEL_INDEX].int64_list.value[0] == 2
+    assert schema.DatasetInfo.load(output).labels == known.labels
+
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert prepare_here(videos, output, "test", FrameOptions(48)) == split  # done already
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    with pytest.raises(ValueError, match="other options: jpeg_quality was 95, is 50"):
+        prepare_here(videos, output, "test", FrameOptions(48, jpeg_quality=50))
+    write_clip(tmp_path / "test" / "diving" / "a.mp4")
+    with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
+        prepare_here(annotations.read(tmp_path / "test"), output, frames=FrameOptions(48))
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="None of 1 videos.*text.mp4: not a video"):
+        prepare.prepare(annotations.read(tmp_path), tmp_path / "out", write=write_here)
+    assert not list((tmp_path / "out").glob("train-*"))
+    assert schema.DatasetInfo.load(tmp_path / "out").splits == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"num_shards": 2}, "2 shards for 1 videos"),
+        ({"split": "a/b"}, "'a/b' must be a word"),
+        ({"part": (1, 1)}, "Task 1 of 1 for 1 shards"),
+        ({"part": (0, 2)}, "Task 0 of 2 for 1 shards"),
+        ({"output": "clip.mp4"}, "clip.mp4"),
+        ({"output": "/proc/records"}, "/proc/records"),
+    ],
+)
+def test_impossible_arguments(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+    write_clip(tmp_path / "clip.mp4")
+    arguments: dict[str, object] = {"output": "out"} | change
+    arguments["output"] = tmp_path / str(arguments["output"])
+    with pytest.raises((ValueError, OSError), match=complaint):
+        prepare.prepare(annotations.read(tmp_path), **arguments)  # type: ignore[arg-type]

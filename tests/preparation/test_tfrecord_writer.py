@@ -1,0 +1,71 @@
+"""Streamed records against those that TensorFlow writes, byte by byte."""
+
+import io
+from pathlib import Path
+
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvrl_tf.data import schema
+from cvrl_tf.preparation import tfrecord_writer
+
+# No key may begin with another whole key: protobuf's implementations order those differently.
+KEYS = st.text(min_size=4, max_size=4) | st.sampled_from([schema.LABEL_INDEX, schema.VIDEO_ID])
+VALUES = st.one_of(
+    st.binary(max_size=300),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(width=32, allow_nan=False),
+)
+
+
+def by_tensorflow(context: tfrecord_writer.Context, jpegs: list[bytes]) -> tf.train.SequenceExample:
+    example = tf.train.SequenceExample()
+    for key, value in context.items():
+        feature = example.context.feature[key]
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+        elif isinstance(value, float):
+            feature.float_list.value.append(value)
+        else:
+            feature.int64_list.value.append(value)
+    frames = example.feature_lists.feature_list[schema.FRAMES]
+    for jpeg in jpegs:
+        frames.feature.add().bytes_list.value.append(jpeg)
+    return example
+
+
+@given(
+    st.dictionaries(KEYS, VALUES, min_size=1),
+    st.lists(st.binary(max_size=300), max_size=5),
+)
+def test_bytes_are_those_of_tensorflow(
+    context: tfrecord_writer.Context, jpegs: list[bytes]
+) -> None:
+    frames = tfrecord_writer.Jpegs()
+    for jpeg in jpegs:
+        frames.append(jpeg)
+    shard = io.BytesIO()
+    size = frames.write_record(shard, context)
+    expected = by_tensorflow(context, jpegs).SerializeToString(deterministic=True)
+    assert shard.getvalue()[12:-4] == expected
+    assert size == len(expected)
+
+
+def test_files_are_those_of_tensorflow(tmp_path: Path) -> None:
+    videos = [
+        [b"a" * 200, b"b" * 2**20],
+        [b""],
+        [bytes(range(256)) * 2**17] * 2,
+    ]  # the last: 64 MiB
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+        for number, jpegs in enumerate(videos):
+            example = by_tensorflow({schema.NUM_FRAMES: number}, jpegs)
+            writer.write(example.SerializeToString(deterministic=True))
+    with (tmp_path / "ours").open("wb") as shard:
+        for number, jpegs in enumerate(videos):
+            frames = tfrecord_writer.Jpegs()
+            for jpeg in jpegs:
+                frames.append(jpeg)
+            frames.write_record(shard, {schema.NUM_FRAMES: number})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()

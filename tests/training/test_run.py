@@ -1,0 +1,416 @@
+"""The training loop: resumes to the same weights, logs, and refuses what can't work."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from cvrl_tf import checkpoints, distribution
+from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.augment.photometric import ColorJitter
+from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.evaluation.features import extract
+from cvrl_tf.evaluation.monitor import KnnMonitor
+from cvrl_tf.measures.neighbors import knn
+from cvrl_tf.models.heads import ProjectionHead
+from cvrl_tf.models.resnet3d import ResNet3D
+from cvrl_tf.optim.schedules import warmup_cosine
+from cvrl_tf.tasks.classify import Classifier
+from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
+from cvrl_tf.training import callbacks, run_folder
+from cvrl_tf.training.run import Run
+
+STEPS_PER_EPOCH = 3  # 17 videos, batches of 5
+
+
+def learner() -> ContrastiveLearner:
+    return ContrastiveLearner(
+        ResNet3D(depth=10, width=0.125, stem_pool=False),
+        ProjectionHead(hidden_dim=32, num_hidden=1, output_dim=16),
+        ViewChains([Chain([ColorJitter()])]),
+    )
+
+
+def schedule(**facts: int) -> Any:
+    return warmup_cosine(**facts, learning_rate=0.05, base_batch=5, warmup_epochs=1)
+
+
+def new_run(folder: Path, records: Path, **changes: Any) -> Run:
+    arguments: dict[str, Any] = {
+        "model_dir": folder,
+        "strategy": distribution.strategy(),
+        "train_data": pipeline.Pipeline(
+            records, clips.UniformClips(4, 2, 2), views.RandomResizedCrop(16)
+        ),
+        "task": learner,
+        "optimizer": lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
+        "learning_rate": schedule,
+        "global_batch": 5,
+        "epochs": 3,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "keep_checkpoints": 100,
+    }
+    return Run(**{**arguments, **changes})
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ctrl-C after a step; at the end of an epoch its test is still to come."""
+
+    def __init__(self, step: int, resumed_from: int | None = None) -> None:
+        super().__init__()
+        self.step, self.resumed_from = step, step if resumed_from is None else resumed_from
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step:
+            raise KeyboardInterrupt
+
+
+class TerminateAt(StopAt):
+    """SIGTERM in a step."""
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        pass
+
+
+def weights(run: Run) -> list[np.ndarray]:
+    return run.model.get_weights() + [v.numpy() for v in run.model.optimizer.variables]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -> Run:
+    run = new_run(tmp_path_factory.mktemp("undisturbed") / "run", noise_records)
+    run.fit()
+    return run
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize(
+    ("stopper", "ending"),
+    [
+        pytest.param(StopAt(1), "Stopped at step 1", marks=pytest.mark.slow),
+        pytest.param(
+            StopAt(STEPS_PER_EPOCH, resumed_from=2),
+            "Stopped at step 3, at the end of an epoch",
+            marks=pytest.mark.slow,
+        ),
+        (StopAt(5), "Stopped at step 5"),
+        pytest.param(
+            StopAt(2 * STEPS_PER_EPOCH, resumed_from=4),
+            "goes on from .*ckpt-4",
+            marks=pytest.mark.slow,
+        ),
+        (TerminateAt(5), str(callbacks.PREEMPTED)),
+        pytest.param(
+            TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_stopped_and_resumed_ends_in_the_same_weights(
+    stopper: StopAt,
+    ending: str,
+    undisturbed: Run,
+    noise_records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = new_run(tmp_path, noise_records)
+    fit = first.model.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            first.model,
+            "fit",
+            lambda *args, callbacks, **kwargs: fit(
+                *args, callbacks=[*callbacks, stopper], **kwargs
+            ),
+        )
+        with pytest.raises(SystemExit, match=ending):
+            first.fit()
+    second = new_run(tmp_path, noise_records)
+    assert second.step == stopper.resumed_from
+    second.fit()
+    assert second.step == 3 * STEPS_PER_EPOCH
+    for resumed, expected in zip(weights(second), weights(undisturbed), strict=True):
+        np.testing.assert_allclose(resumed, expected, rtol=1e-5, atol=1e-6)
+    ends = [epoch_lines(run.model_dir) for run in (second, undisturbed)]
+    assert len(ends[1]) == 3
+    for resumed, expected in zip(*ends, strict=True):
+        assert resumed == pytest.approx(expected, rel=1e-5)
+
+
+def epoch_lines(folder: Path) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "epoch" in line]
+
+
+def test_steps_per_execution_change_nothing(
+    undisturbed: Run, noise_records: Path, tmp_path: Path
+) -> None:
+    run = new_run(tmp_path, noise_records, steps_per_execution=2)
+    run.fit()
+    for ours, expected in zip(weights(run), weights(undisturbed), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # Three steps an epoch, so the host hears of them after the second and the third.
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 3, 5, 6, 8, 9]
+
+
+@pytest.mark.addons
+def test_logs_hold_every_step_once(noise_records: Path, tmp_path: Path) -> None:
+    """What the run said after its last checkpoint, half a line included, is said again."""
+    run = new_run(tmp_path, noise_records, epochs=1)
+    run.fit()
+    metrics, (events, *_) = tmp_path / "metrics.jsonl", list((tmp_path / "tensorboard").iterdir())
+    before = metrics.read_text()
+    for index in (tmp_path / "checkpoints").glob("ckpt-3*"):
+        index.unlink()
+    state = tmp_path / "checkpoints" / "checkpoint"
+    state.write_text(state.read_text().replace("ckpt-3", "ckpt-2"))
+    metrics.write_text(before + '{"step": 4, "tra')
+    with events.open("ab") as file:
+        file.write(b"half an event")
+    again = new_run(tmp_path, noise_records, epochs=1)
+    assert again.step == 2
+    again.fit()
+    lines, first = (
+        [json.loads(line) for line in text.splitlines()] for text in (metrics.read_text(), before)
+    )
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    for ours, expected in zip(lines, first, strict=True):
+        for name in ("train/loss", "train/gradient_norm", "epoch/loss", "learning_rate", "epoch"):
+            # The mean of the epoch goes on where it was.
+            assert ours.get(name, 0) == pytest.approx(expected.get(name, 0), rel=1e-5), name
+    said = [
+        (value.tag, event.step)
+        for path in (tmp_path / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert len(said) == len(set(said))
+    assert {("train/loss", step) for step in (1, 2, 3)} <= set(said)
+
+
+def test_another_seed_or_batch_is_not_the_same_run(undisturbed: Run, noise_records: Path) -> None:
+    for change, message in (({"seed": 1}, "seed=0"), ({"global_batch": 4}, "steps_per_epoch=3")):
+        with pytest.raises(ValueError, match=f"checkpoint has {message}, but now it is"):
+            new_run(undisturbed.model_dir, noise_records, **change)
+
+
+@pytest.mark.addons
+def test_the_best_epoch_is_kept(noise_records: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path, noise_records, best_metric="contrastive_accuracy", epochs=4)
+    run.fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = [line["epoch/contrastive_accuracy"] for line in lines if "epoch" in line]
+    assert run._progress.best.numpy() == pytest.approx(max(values))
+    assert checkpoints.resolve(tmp_path / "best").endswith(f"ckpt-{3 * (np.argmax(values) + 1)}")
+    checkpoints.load_encoder(tmp_path / "best")
+    again = new_run(tmp_path, noise_records, best_metric="contrastive_accuracy")
+    assert again._progress.best.numpy() == pytest.approx(max(values))
+    with pytest.raises(ValueError, match="best_metric='top1': there is only loss, contrastive"):
+        new_run(tmp_path / "other", noise_records, best_metric="top1")
+
+
+@pytest.mark.addons
+def test_a_loss_that_is_not_finite_ends_the_run(noise_records: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path, noise_records, learning_rate=lambda **_: 1e30, checkpoint_every=1)
+    with pytest.raises(run_folder.Stopped, match=r"step 1 is not finite \(learning rate 1e\+30"):
+        run.fit()
+    facts = json.loads((tmp_path / "not_finite.json").read_text())
+    assert facts["step"] == 1 and facts["learning_rate"] == pytest.approx(1e30)
+    assert facts["video_ids"] == run._train_data.video_ids(5, 0, 1)
+    assert len(set(facts["video_ids"])) == 5
+    assert checkpoints.resolve(tmp_path).endswith("ckpt-1")
+
+
+def test_a_damaged_record_ends_the_run_or_is_passed_over(
+    noise_records: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(noise_records, folder)
+    shard = folder / "train-00000-of-00002"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+    def data(**policy: bool) -> pipeline.Pipeline:
+        return pipeline.Pipeline(
+            folder, clips.UniformClips(4, 2, 2), views.RandomResizedCrop(16), **policy
+        )
+
+    with pytest.raises(run_folder.Stopped) as stopped:
+        new_run(tmp_path / "stops", folder, train_data=data()).fit()
+    assert re.search(rf"record [4-8] of {shard}.*\n.*skip_damaged", str(stopped.value))
+    run = new_run(tmp_path / "skips", folder, train_data=data(skip_damaged=True))
+    run.fit()
+    assert run.step == 9
+    lines = (tmp_path / "skips" / "metrics.jsonl").read_text().splitlines()
+    skipped = [json.loads(line).get("epoch/skipped_records", 0) for line in lines]
+    assert 4 <= max(skipped) <= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(
+    precision: str, undisturbed: Run, noise_records: Path, tmp_path: Path
+) -> None:
+    run = new_run(tmp_path, noise_records, precision=precision)
+    run.fit()
+    assert all(weight.dtype == np.float32 for weight in run.model.get_weights())
+    assert run.model.encoder.compute_dtype == precision.removeprefix("mixed_")
+    ours, expected = (
+        [
+            line["train/loss"]
+            for line in map(json.loads, (each.model_dir / "metrics.jsonl").open())
+            if "train/loss" in line
+        ]
+        for each in (run, undisturbed)
+    )
+    # Only the first steps: float16 leaves some out until it has found its scale.
+    np.testing.assert_allclose(ours[:2], expected[:2], rtol=0.02)
+    assert new_run(tmp_path, noise_records, precision=precision).step == 9
+    new_run(tmp_path / "plain", noise_records)  # the policy of this process again
+
+
+def test_a_second_run_in_the_same_folder_is_refused(noise_records: Path, tmp_path: Path) -> None:
+    first = new_run(tmp_path, noise_records)
+    with (
+        run_folder.held(first.model_dir),
+        pytest.raises(run_folder.Stopped, match=f"in use by process {os.getpid()} on"),
+    ):
+        new_run(tmp_path, noise_records).fit()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_what_a_run_leaves(undisturbed: Run, noise_records: Path) -> None:
+    folder = undisturbed.model_dir
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["steps_per_epoch"] == STEPS_PER_EPOCH and facts["train"]["videos"] == 17
+    assert facts["packages"]["tensorflow"] == tf.__version__
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 10))
+    rates = schedule(steps_per_epoch=3, epochs=3, global_batch=5)
+    for line in steps:
+        np.testing.assert_allclose(line["learning_rate"], rates(line["step"] - 1), rtol=1e-5)
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
+    assert list((folder / "tensorboard").iterdir())
+    sheet = tf.io.decode_png((folder / "views.png").read_bytes()).numpy()
+    assert sheet.ndim == 3 and sheet.std() > 10
+    names = sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
+    assert names == [f"ckpt-{step}.index" for step in (2, 3, 4, 6, 8, 9)]
+
+    encoder, content = checkpoints.load_encoder(folder), checkpoints.encoder_facts(folder)
+    assert content["input_shape"] == [4, 16, 16, 3]
+    frames = tf.random.uniform([2, 4, 16, 16, 3])
+    np.testing.assert_array_equal(encoder(frames), undisturbed.model.encoder(frames))
+
+
+@pytest.mark.addons
+def test_a_finished_run_has_nothing_to_do(
+    undisturbed: Run, noise_records: Path, capsys: pytest.CaptureFixture
+) -> None:
+    again = new_run(undisturbed.model_dir, noise_records)
+    again.fit()
+    assert again.step == 9
+    assert "All 3 epochs are done" in capsys.readouterr().out
+
+
+@pytest.mark.addons
+def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
+    undisturbed: Run, noise_records: Path, tmp_path: Path
+) -> None:
+    def probe(encoder: Callable[[], ResNet3D]) -> Callable[[], Classifier]:
+        return lambda: Classifier(encoder(), 2, freeze_encoder=True, augment=ViewChains([Chain()]))
+
+    changes: dict[str, Any] = {
+        "train_data": pipeline.Pipeline(
+            noise_records, clips.UniformClips(4, 2, 1), views.RandomResizedCrop(16)
+        ),
+        "eval_data": pipeline.Pipeline(
+            noise_records, clips.EvenClips(4, 2, 2), views.EvenCrops(16, 16, 3), split="test"
+        ),
+        "eval_batch": 2,
+        "initial_checkpoint": undisturbed.model_dir,
+    }
+    small = probe(lambda: ResNet3D(depth=10, width=0.125, stem_pool=False))
+    run = new_run(tmp_path, noise_records, task=small, **changes)
+    run.fit()
+    frames = tf.random.uniform([2, 4, 16, 16, 3])
+    np.testing.assert_array_equal(run.model.encoder(frames), undisturbed.model.encoder(frames))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    tests = [line["test/top1"] for line in lines if "test/top1" in line]
+    assert len(tests) == 3
+    assert all(round(5 * top1, 4) in range(6) for top1 in tests)  # fifths: five test videos
+
+    other = probe(lambda: ResNet3D(depth=18, width=0.125, stem_pool=False))
+    with pytest.raises(ValueError, match="another depth or width.*\n.*missing there: encoder/"):
+        new_run(tmp_path / "other", noise_records, task=other, **changes)
+
+
+def test_batches_that_cannot_work_are_refused(noise_records: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="global_batch=18 is more than the 17 training examples"):
+        new_run(tmp_path, noise_records, global_batch=18)
+
+
+def test_seed_gives_the_initial_weights(noise_records: Path, tmp_path: Path) -> None:
+    one, same, other = (
+        new_run(tmp_path / name, noise_records, seed=seed).model.get_weights()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_tensorboard_shows_the_views_of_the_first_batch(
+    undisturbed: Run, one_worker: Callable
+) -> None:
+    (batch,) = undisturbed._train_data.stream(5, 0, 0, one_worker(1)).take(1)
+    views = undisturbed.model.augment(batch["frames"], batch["seeds"]).numpy()
+    views = views.reshape(batch["frames"].shape)  # [5, 2, 4, 16, 16, 3]
+    (events,) = [
+        list(tf.compat.v1.train.summary_iterator(str(path)))
+        for path in sorted((undisturbed.model_dir / "tensorboard").iterdir())
+        if b"views of the first batch" in path.read_bytes()
+    ]
+    (value,) = [value for event in events for value in event.summary.value]
+    pictures = value.tensor.string_val[2:]  # width and height come first
+    assert len(pictures) == 5
+    for picture, example in zip(pictures, views, strict=True):
+        rows = [np.concatenate(list(view), axis=1) for view in example]
+        shown = tf.io.decode_png(picture).numpy() / 255
+        np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)
+
+
+def test_neighbours_are_asked_every_other_epoch(noise_records: Path, tmp_path: Path) -> None:
+    crop = views.EvenCrops(16, 16, 1)
+    data = [
+        pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), crop, split)
+        for split in ("train", "test")
+    ]
+    monitor = KnnMonitor(*data, num_classes=2, batch=5, every=2)
+    run = new_run(
+        tmp_path / "run", noise_records, epochs=4, monitors=[monitor], best_metric="knn_top1"
+    )
+    run.fit()
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = {line["epoch"]: line.get("epoch/knn_top1") for line in lines if "epoch" in line}
+    assert list(found) == [1, 2, 3, 4]
+    assert found[1] is None and found[3] is None
+    train, test = (extract(run.model.encoder, each, 5).of_videos for each in data)
+    assert found[4] == pytest.approx(knn(train, test, 2, 20, 0.07)["top1"].value)
+    best = 6 if found[2] >= found[4] else 12
+    assert (tmp_path / "run" / "best" / f"ckpt-{best}.index").exists()
