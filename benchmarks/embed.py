@@ -25,8 +25,7 @@ def main() -> None:
 
     from cvrl_tf import checkpoints
     from cvrl_tf.inference import saved_model
-    from cvrl_tf.inference.embedder import Embedder
-    from cvrl_tf.inference.embedder import embed as embed_videos
+    from cvrl_tf.inference.embedder import Embedder, embed_videos
     from cvrl_tf.models.resnet3d import ResNet3D
 
     with tempfile.TemporaryDirectory() as name:
@@ -37,7 +36,7 @@ def main() -> None:
         encoder = ResNet3D(depth=50)
         encoder.build()
         checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
-        saved_model.export(work / "run", work / "model", num_clips=CLIPS, num_crops=CROPS)
+        saved_model.export_encoder(work / "run", work / "model", num_clips=CLIPS, num_crops=CROPS)
         embedder = Embedder(work / "model", batch=BATCH)
         shape = [VIEWS, FRAMES, SIZE, SIZE, 3]
         clips = tf.constant(np.random.default_rng(0).integers(0, 256, shape, np.uint8))

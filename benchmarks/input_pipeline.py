@@ -32,7 +32,7 @@ import tensorflow as tf
 from official.projects.video_ssl.dataloaders import video_ssl_input as garden
 
 from cvrl_tf.augment.chain import Augmentation, Chain, ViewChains
-from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Greyscale, Solarise
+from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Grayscale, Solarize
 from cvrl_tf.data import clips, pipeline, records, schema, views
 
 HEIGHT, WIDTH = 256, 340
@@ -88,11 +88,11 @@ def of_garden(folder: Path, threads: int, size: int, is_ssl: bool) -> tf.data.Da
 
 def photometric() -> ViewChains:
     """The preset of gin/common/augment_asymmetric.gin, which is the Garden's."""
-    colour: list[Augmentation] = [ColorJitter(), Greyscale()]
+    color: list[Augmentation] = [ColorJitter(), Grayscale()]
     return ViewChains(
         [
-            Chain([*colour, GaussianBlur(probability=1.0)]),
-            Chain([*colour, GaussianBlur(probability=0.1), Solarise()]),
+            Chain([*color, GaussianBlur(probability=1.0)]),
+            Chain([*color, GaussianBlur(probability=0.1), Solarize()]),
         ]
     )
 

@@ -54,7 +54,7 @@ def views_of(records: Path, split: str) -> pipeline.Pipeline:
 
 
 def encoder(records: Path) -> keras.Model:
-    """At random, with the batch normalisation statistics of the data."""
+    """At random, with the batch normalization statistics of the data."""
     weights = records / "encoder.npz"
     keras.utils.set_random_seed(0)
     model = ResNet3D(depth=18, width=0.5)

@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from cvrl_tf import checkpoints
 from cvrl_tf.inference import saved_model
-from cvrl_tf.inference.embedder import Embedder, embed
+from cvrl_tf.inference.embedder import Embedder, embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.models.resnet3d import ResNet3D
 
@@ -157,10 +157,10 @@ def main() -> None:
         encoder = ResNet3D(depth=18)
         encoder.build()
         checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
-        saved_model.export(work / "run", work / "model", num_clips=CLIPS, num_crops=1)
+        saved_model.export_encoder(work / "run", work / "model", num_clips=CLIPS, num_crops=1)
         embedder = Embedder(work / "model")
         output = work / "features.npz"
-        embed(embedder, list(map(str, paths)), output, preparation.CORES, show=False)
+        embed_videos(embedder, list(map(str, paths)), output, preparation.CORES, show=False)
         of_clips = ClipFeatures.load(output).results["feature"]
         features = of_clips.reshape(VIDEOS, CLIPS, -1).mean(axis=1)
 
@@ -177,7 +177,7 @@ def main() -> None:
         command += [f"--port={port}", f"--max_megabytes={MAX_MEGABYTES}", "--rate=100000/second"]
         complaints = work / "stderr"
         with complaints.open("w") as log:
-            server = subprocess.Popen([*command, "--patience=10"], stderr=log)
+            server = subprocess.Popen([*command, "--timeout=10"], stderr=log)
         try:
             clients = Clients(port, [path.read_bytes() for path in paths], features)
             while True:

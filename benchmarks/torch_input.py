@@ -50,7 +50,7 @@ def torchvision_transforms(folder: Path) -> float | str:
         return NOT_INSTALLED
     torch.set_num_threads(1)
     jpegs = [read_file(str(path)) for path in sorted(folder.glob("*.jpg"))]
-    colour = [
+    color = [
         v2.RandomResizedCrop(SIZE, scale=(0.3, 1.0), ratio=(0.5, 2.0), antialias=False),
         v2.RandomHorizontalFlip(),
         v2.ToDtype(torch.float32, scale=True),
@@ -58,8 +58,8 @@ def torchvision_transforms(folder: Path) -> float | str:
         v2.RandomGrayscale(0.2),
     ]
     blur = v2.GaussianBlur(SIZE // 10 // 2 * 2 + 1, (0.1, 2.0))
-    first = v2.Compose([*colour, blur])
-    second = v2.Compose([*colour, v2.RandomApply([blur], 0.1), v2.RandomSolarize(0.5, 0.2)])
+    first = v2.Compose([*color, blur])
+    second = v2.Compose([*color, v2.RandomApply([blur], 0.1), v2.RandomSolarize(0.5, 0.2)])
 
     def sample() -> None:
         for view, clip in zip((first, second), indices(len(jpegs)), strict=True):

@@ -53,7 +53,7 @@ def garden(use_sync_bn: bool = True) -> keras.Model:
 
 
 class Contender:
-    """An encoder with a head and an optimiser; calling it makes a step and waits for the loss."""
+    """An encoder with a head and an optimizer; calling it makes a step and waits for the loss."""
 
     def __init__(
         self,

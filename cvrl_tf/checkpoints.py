@@ -17,7 +17,7 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class Progress(tf.Module):
-    """What a run's checkpoint says of the run; its step is the optimiser's.
+    """What a run's checkpoint says of the run; its step is the optimizer's.
 
     Attributes:
       seed: int64 [].
@@ -112,7 +112,7 @@ def compare(
         )
 
 
-def initialise(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
+def initialize(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
     """Loads one root of a checkpoint, all of it.
 
     Args:
@@ -135,7 +135,7 @@ def initialise(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
 
 
 def check_architecture(encoder: keras.Model, path: str | Path) -> None:
-    """What the shapes of tensors don't tell: strides, padding, normalisation of pixels.
+    """What the shapes of tensors don't tell: strides, padding, normalization of pixels.
 
     Args:
       encoder: that the checkpoint's weights are for.
@@ -185,7 +185,7 @@ def save_encoder_config(
       fps: the rate in which it counts, see `clips.at_rate`.
       short_side: of the records' frames, pixels.
       record_fps: to which the records' videos were resampled; None for their own.
-      facts: what else the export must know, for JSON; see `saved_model.export`.
+      facts: what else the export must know, for JSON; see `saved_model.export_encoder`.
     """
     content = {
         "encoder": keras.saving.serialize_keras_object(encoder),
@@ -265,7 +265,7 @@ def encoder_of(checkpoint: str | Path | None, build: Callable[..., keras.Model])
 
 
 def build_encoder(path: str | Path) -> keras.Model:
-    """Rebuilds the encoder of a run, randomly initialised.
+    """Rebuilds the encoder of a run, randomly initialized.
 
     Args:
       path: see `resolve`.
@@ -289,7 +289,7 @@ def load_encoder(path: str | Path) -> keras.Model:
       ValueError: the weights do not fit the architecture.
     """
     encoder = build_encoder(path)
-    initialise(encoder, path)
+    initialize(encoder, path)
     return encoder
 
 

@@ -12,7 +12,7 @@ from absl import app, flags
 
 from cvrl_tf import commands
 from cvrl_tf.inference import feature_file
-from cvrl_tf.inference.embedder import Embedder, embed, listed
+from cvrl_tf.inference.embedder import Embedder, embed_videos, listed
 
 commands.define_embedder_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "A .parquet or .npz file.", required=True)
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         videos = listed(inputs)
         embedder = Embedder(**commands.embedder_arguments())
         try:
-            skipped = embed(embedder, videos, output, flags.FLAGS.workers)
+            skipped = embed_videos(embedder, videos, output, flags.FLAGS.workers)
         except KeyboardInterrupt:
             print("\nStopped; the same command goes on.", file=sys.stderr)
             sys.exit(130)

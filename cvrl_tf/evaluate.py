@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT.value)
     with commands.explained():
         commands.parse_gin()
-        measures = gin.get_configurable(frozen.Comparison)()
+        measures = gin.get_configurable(frozen.FrozenEvaluation)()
     pictures = output.with_name(f"{output.stem}_pictures")
     results = measures.run(output.parent / "features", pictures)
     output.write_text(json.dumps(results, indent=2) + "\n")

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from cvrl_tf.inference import saved_model
 
     with commands.explained():
-        saved_model.export(
+        saved_model.export_encoder(
             _CHECKPOINT.value,
             _OUTPUT.value,
             _NUM_CLIPS.value,

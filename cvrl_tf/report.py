@@ -63,7 +63,7 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> html.Section:
             ("probe, top-1", "linear_probe", "top1"),
             ("probe, top-5", "linear_probe", "top5"),
             ("probe, mean per class", "linear_probe", "mean_per_class"),
-            ("neighbours, top-1", "knn", "top1"),
+            ("neighbors, top-1", "knn", "top1"),
             *((f"retrieval, {key}", "retrieval", key) for key in ("R@1", "R@5", "R@10", "R@20")),
         ]
     ]

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         commands.needs("pyarrow", "search")
         commands.needs("faiss", "search")
     from cvrl_tf.inference import index
-    from cvrl_tf.inference.embedder import Embedder, embed
+    from cvrl_tf.inference.embedder import Embedder, embed_videos
     from cvrl_tf.inference.feature_file import ClipFeatures
     from cvrl_tf.preparation import decoding
     from cvrl_tf.reports import html
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
             )
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "query.npz"
-            embed(embedder, [query], output, workers=1, show=False)
+            embed_videos(embedder, [query], output, workers=1, show=False)
             clips = ClipFeatures.load(output)
         feature = clips.results["feature"].mean(axis=0)
         found = found_by.nearest_videos(feature, _TOP.value)

@@ -14,8 +14,8 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 
 _PORT = flags.DEFINE_integer("port", 8080, "Port to listen at.", lower_bound=1)
 _MAX_MEGABYTES = flags.DEFINE_float("max_megabytes", 100, "Of an upload.", lower_bound=0.001)
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 120, "Of a video.", lower_bound=0.001)
-_PATIENCE = flags.DEFINE_float(
-    "patience", 30, "Seconds for an upload, and for its decoding.", lower_bound=0.001
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", 30, "Seconds for an upload, and for its decoding.", lower_bound=0.001
 )
 _RATE = flags.DEFINE_string("rate", "10/second", "Requests of one client.")
 _MAX_WAITING = flags.DEFINE_integer("max_waiting", 16, "Requests at a time.", lower_bound=1)
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         bounds = server.Limits(
             _MAX_MEGABYTES.value,
             _MAX_SECONDS.value,
-            _PATIENCE.value,
+            _TIMEOUT.value,
             _RATE.value,
             _MAX_WAITING.value,
         )

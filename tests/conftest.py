@@ -1,4 +1,4 @@
-"""Records that the tests make: ramp videos, whose grey value tells the frame index."""
+"""Records that the tests make: ramp videos, whose gray value tells the frame index."""
 
 import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
 
@@ -61,18 +61,18 @@ views.EvenCrops.short_side = 16
 run.Run.global_batch = 2
 run.Run.eval_batch = 2
 run.Run.epochs = 1
-frozen.Comparison.epochs = 3
+frozen.FrozenEvaluation.epochs = 3
 """
 
 
 def ramp_video(length: int, height: int, width: int) -> np.ndarray:
-    """uint8 [length, height, width, 3]; frame i has the grey value 4 * i."""
+    """uint8 [length, height, width, 3]; frame i has the gray value 4 * i."""
     values = (4 * np.arange(length)).astype(np.uint8)
     return np.broadcast_to(values[:, None, None, None], (length, height, width, 3)).copy()
 
 
 def noise_video(length: int, height: int, width: int, seed: int) -> np.ndarray:
-    """uint8 [length, height, width, 3]; smooth coloured noise, another in every frame."""
+    """uint8 [length, height, width, 3]; smooth colored noise, another in every frame."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (length, height // 8, width // 8, 3))
     return tf.cast(tf.image.resize(coarse, [height, width]), tf.uint8).numpy()
@@ -156,7 +156,7 @@ def exported_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoder, (4, 16, 16, 3), run, head=keras.saving.serialize_keras_object(head)
     )
     tf.train.Checkpoint(encoder=encoder, head=head).save(str(run / "checkpoints" / "ckpt"))
-    saved_model.export(run, folder / "model", num_clips=2, num_crops=3)
+    saved_model.export_encoder(run, folder / "model", num_clips=2, num_crops=3)
     return folder / "model"
 
 

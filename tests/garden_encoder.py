@@ -33,7 +33,7 @@ def garden_r3d50() -> keras.Model:
     )
 
 
-def randomise(model: keras.Model, seed: int) -> None:
+def randomize(model: keras.Model, seed: int) -> None:
     """Weights and statistics that would show any wrong wiring."""
     rng = np.random.default_rng(seed)
     for variable in model.variables:

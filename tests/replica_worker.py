@@ -2,7 +2,7 @@
 
 usage: replica_worker.py OUTPUT STRATEGY LOGICAL_CPUS
 
-Computes the loss and the gradient of one global batch, once more with frozen normalisation, and
+Computes the loss and the gradient of one global batch, once more with frozen normalization, and
 makes two SGD steps; process 0 writes what came out to OUTPUT.
 """
 
@@ -104,7 +104,7 @@ def main(output: str, name: str, logical_cpus: int) -> None:
     loss, gradient = loss_and_gradient(model)
     frozen_loss, frozen_gradient = loss_and_gradient(frozen)
     history = model.fit(data, steps_per_epoch=2, epochs=1, verbose=0).history
-    # Read by all: batch normalisation's statistics are a mean over the workers.
+    # Read by all: batch normalization's statistics are a mean over the workers.
     weights = model.encoder.get_weights() + model.head.get_weights()
     if json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"] == 0:
         np.savez(

@@ -1,4 +1,4 @@
-"""TensorFlow Addons' optimisers, named in gin; collected where Addons is installed."""
+"""TensorFlow Addons' optimizers, named in gin; collected where Addons is installed."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ views.RandomResizedCrop.size = 16
     ("name", "extra"),
     [("LAMB", ""), ("SGDW", "optimizers.SGDW.weight_decay = 1e-4"), ("RectifiedAdam", "")],
 )
-def test_an_addons_optimiser_trains_and_resumes(
+def test_an_addons_optimizer_trains_and_resumes(
     name: str, extra: str, noise_records: Path, tmp_path: Path
 ) -> None:
     def run() -> run.Run:

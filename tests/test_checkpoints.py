@@ -132,17 +132,17 @@ def assert_keys(model: keras.Model, name: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [10, 50])
-def test_initialise_loads_every_tensor(tmp_path: Path, depth: int) -> None:
+def test_initialize_loads_every_tensor(tmp_path: Path, depth: int) -> None:
     encoder = small_encoder(depth)
     values = make_distinct(encoder)
     prefix = save_run(tmp_path / "run", encoder)
     other = small_encoder(depth, seed=1)
-    assert checkpoints.initialise(other, tmp_path / "run") == prefix
+    assert checkpoints.initialize(other, tmp_path / "run") == prefix
     assert_values(other, values)
 
 
-def test_initialise_takes_one_root_of_a_run(tmp_path: Path) -> None:
-    """A run's checkpoint also holds a head, and an optimiser with slots for both."""
+def test_initialize_takes_one_root_of_a_run(tmp_path: Path) -> None:
+    """A run's checkpoint also holds a head, and an optimizer with slots for both."""
     encoder, head = small_encoder(), small_head()
     optimizer = keras.optimizers.legacy.SGD(0.1, momentum=0.9)
     variables = encoder.trainable_variables + head.trainable_variables
@@ -150,8 +150,8 @@ def test_initialise_takes_one_root_of_a_run(tmp_path: Path) -> None:
     values, values_of_head = make_distinct(encoder), make_distinct(head)
     save_run(tmp_path / "run", encoder, head=head, optimizer=optimizer)
     others = small_encoder(seed=1), small_head(seed=1)
-    checkpoints.initialise(others[0], tmp_path / "run")
-    checkpoints.initialise(others[1], tmp_path / "run", name="head")
+    checkpoints.initialize(others[0], tmp_path / "run")
+    checkpoints.initialize(others[1], tmp_path / "run", name="head")
     assert_values(others[0], values)
     assert_values(others[1], values_of_head)
 
@@ -211,14 +211,14 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 def test_the_same_tensors_are_accepted(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
     """What `write_tensors` makes is a checkpoint, so that the refusals below are of their fault."""
     encoder = small_encoder(seed=1)
-    checkpoints.initialise(encoder, write_tensors(stored, tmp_path / "ckpt"))
+    checkpoints.initialize(encoder, write_tensors(stored, tmp_path / "ckpt"))
     np.testing.assert_array_equal(encoder.stem.conv.kernel, stored[KERNEL])
 
 
 def refusal(encoder: keras.Model, prefix: str) -> str:
     before = [variable.numpy() for variable in encoder.variables]
     with pytest.raises(ValueError) as refused:
-        checkpoints.initialise(encoder, prefix)
+        checkpoints.initialize(encoder, prefix)
     for variable, was in zip(encoder.variables, before, strict=True):
         np.testing.assert_array_equal(variable, was)  # nothing is half loaded
     assert repr(prefix) in str(refused.value)
@@ -260,7 +260,7 @@ def test_another_width(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
 def test_another_root(tmp_path: Path) -> None:
     prefix = save_run(tmp_path / "run", small_encoder())
     with pytest.raises(ValueError, match="missing there: head/"):
-        checkpoints.initialise(small_head(), prefix, name="head")
+        checkpoints.initialize(small_head(), prefix, name="head")
 
 
 # Paths

@@ -64,7 +64,7 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
         parameters = [*parameters, f"CHECKPOINT='{prefix}'"]
     gin.parse_config_files_and_bindings([str(recipe)], parameters)
     if recipe.name == "cached.gin" or recipe == DEMO_PROBE:
-        assert gin.get_configurable(frozen.Comparison)().num_classes == 400
+        assert gin.get_configurable(frozen.FrozenEvaluation)().num_classes == 400
         return
     run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
     assert run.steps_per_epoch == 240_000 // run.global_batch
@@ -111,7 +111,7 @@ def test_augmentation_goes_behind_a_recipe(
     small = [f"DATA_DIR='{noise_records}'", "run.Run.global_batch=4"]
     gin.parse_config_files_and_bindings(recipes, small)
     run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
-    (batch,) = run._train_data.stream(4, 0, 0, one_worker(1)).take(1)
+    (batch,) = run._train_data.train_batches(4, 0, 0, one_worker(1)).take(1)
     assert batch["frames"].dtype == (tf.float32 if name == "on_host" else tf.uint8)
     frames = run.model.augment(batch["frames"], batch["seeds"])
     assert frames.shape == (8, 8, 40, 40, 3)
@@ -141,7 +141,7 @@ def test_precision_and_recomputation_go_behind_a_recipe(
 
 
 def test_the_checkpoint_settles_the_architecture(parameters: list[str], tmp_path: Path) -> None:
-    """Of an inflated network, say, which sees normalised pixels."""
+    """Of an inflated network, say, which sees normalized pixels."""
     encoder = ResNet3D(depth=10, width=0.25, padding="symmetric", pixel_mean=(0.4, 0.4, 0.4))
     encoder.build()
     prefix = checkpoints.save_as_run(encoder, (16, 224, 224, 3), tmp_path / "run")
@@ -171,7 +171,7 @@ def test_the_host_makes_the_same_pixels(
         gin.clear_config()
         gin.parse_config_files_and_bindings(["gin/demo/pretrain.gin", *recipes], small)
         run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
-        (batch,) = run._train_data.stream(4, 0, 0, one_worker(1)).take(1)
+        (batch,) = run._train_data.train_batches(4, 0, 0, one_worker(1)).take(1)
         views.append(run.model.augment(batch["frames"], batch["seeds"]).numpy())
     # XLA rounds by the shape of the batch; 1e-5 is a four-hundredth of a step of 8 bits.
     np.testing.assert_allclose(views[0], views[1], atol=1e-5)

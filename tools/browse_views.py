@@ -5,7 +5,7 @@
 
 The recipe and its parameters are given as to cvrl_tf.train or cvrl_tf.evaluate. A .png is a sheet
 with up to eight frames of each view; in a .gif or .webp the views move. A CHECKPOINT that a recipe
-asks for is not read, so --gin_param="CHECKPOINT=None" will do. A .gif has 256 colours, the others
+asks for is not read, so --gin_param="CHECKPOINT=None" will do. A .gif has 256 colors, the others
 all of them; only a .png has every pixel as it is.
 """
 
@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cvrl_tf import commands  # commands before TensorFlow, which it makes quiet
 from cvrl_tf.augment.chain import Chain, ViewChains
-from cvrl_tf.evaluation.frozen import Comparison
+from cvrl_tf.evaluation.frozen import FrozenEvaluation
 from cvrl_tf.training.run import Run
 
 commands.define_gin_flags()
@@ -36,7 +36,7 @@ _SHEET_FRAMES = 8
 _FRAME_MILLISECONDS = 80  # a stride of two frames of a video of 25 a second
 _SMALLEST_SIDE = 150  # pixels; smaller views are drawn that big
 _FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # knows most alphabets
-_PAGE, _PANEL = 255, 232  # grey values
+_PAGE, _PANEL = 255, 232  # gray values
 
 
 def _bound(configurable: Callable, *names: str) -> list[Any]:
@@ -78,10 +78,10 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
       FileNotFoundError: no records there.
       ValueError: gin has parsed no recipe, or its batch does not suit the data.
     """
-    if _is_configured(Comparison):
-        (data,) = _bound(Comparison, "train_data")
+    if _is_configured(FrozenEvaluation):
+        (data,) = _bound(FrozenEvaluation, "train_data")
         augment = ViewChains([Chain()])
-        batches = data.once(min(num_clips, data.num_examples))
+        batches = data.eval_batches(min(num_clips, data.num_examples))
     elif _is_configured(Run):
         names = "train_data", "seed", "global_batch", "task"
         data, seed, global_batch, _ = _bound(Run, *names)
@@ -95,7 +95,7 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
                 'examples; take less: --gin_param="run.Run.global_batch=..."'
             )
         # An example and its draws depend on its position alone, so no whole batch need be made.
-        batches = data.stream(min(num_clips, seen), seed)
+        batches = data.train_batches(min(num_clips, seen), seed)
     else:
         raise ValueError(
             f"{', '.join(flags.FLAGS.gin_file)}: no run and no probe in it; "
@@ -110,12 +110,12 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
     return np.round(255 * frames).astype(np.uint8), captions
 
 
-def _tiled(images: Sequence[np.ndarray], columns: int, gap: int, grey: int) -> np.ndarray:
+def _tiled(images: Sequence[np.ndarray], columns: int, gap: int, gray: int) -> np.ndarray:
     """Images uint8 [H, W, 3] of one size in rows, with gaps around and between them."""
     height, width, _ = images[0].shape
     rows = math.ceil(len(images) / columns)
     size = rows * (height + gap) + gap, columns * (width + gap) + gap, 3
-    page = np.full(size, grey, np.uint8)
+    page = np.full(size, gray, np.uint8)
     for number, image in enumerate(images):
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
         page[top + gap :, left + gap :][:height, :width] = image

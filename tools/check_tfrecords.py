@@ -93,7 +93,7 @@ def _summary(report: Report, labels: list[str]) -> str:
     if classes.total():
         lines += [f"  videos of {len(classes):,} classes:", *_histogram(classes)]
     else:
-        lines += ["  unlabelled"]
+        lines += ["  unlabeled"]
     return "\n".join(lines)
 
 
@@ -125,7 +125,7 @@ def _verdict(reports: list[Report]) -> str:
 
 
 def _cell(jpeg: bytes) -> Image.Image:
-    """A frame on a grey ground, or a red cell if it does not decode."""
+    """A frame on a gray ground, or a red cell if it does not decode."""
     try:
         with Image.open(BytesIO(jpeg)) as image:
             return ImageOps.pad(image.convert("RGB"), _CELL, color="lightgrey")

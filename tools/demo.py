@@ -25,9 +25,9 @@ _TRAIN_VIDEOS = flags.DEFINE_integer("train_videos", 1200, "Training videos to m
 _TEST_VIDEOS = flags.DEFINE_integer("test_videos", 396, "Test videos to make.")
 
 _NOTE = (
-    "The videos are synthetic: four shapes in three motions, with colour, background, scale, phase "
+    "The videos are synthetic: four shapes in three motions, with color, background, scale, phase "
     "and speed at random. What the page shows is that this code learns, without labels, what moves "
-    "and how, where neither the mean colour nor the same network with random weights tells. It "
+    "and how, where neither the mean color nor the same network with random weights tells. It "
     "shows nothing about real videos."
 )
 
@@ -62,7 +62,7 @@ def _embed(export: Path, videos: list[Path]) -> None:
     features = encoder(clips=tf.constant(np.stack([clip(path) for path in videos])))["feature"]
     unit = tf.math.l2_normalize(features - tf.reduce_mean(features, axis=0), axis=1)
     similarities = tf.matmul(unit, unit, transpose_b=True).numpy()
-    print(f"Features {features.shape} through the export; centred cosine similarities:")
+    print(f"Features {features.shape} through the export; centerd cosine similarities:")
     width = max(len(path.parent.name) for path in videos)
     for path, row in zip(videos, similarities, strict=True):
         print(f"  {path.parent.name:<{width}}  " + " ".join(f"{value:5.2f}" for value in row))

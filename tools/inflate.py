@@ -21,7 +21,7 @@ from cvrl_tf import commands
 _SOURCE = flags.DEFINE_string("source", None, "Weights of a ResNet of images.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist.", required=True)
 _HOW = flags.DEFINE_enum(
-    "how", "centre", ["centre", "mean"], "All of a kernel at the middle of time, or spread over it."
+    "how", "center", ["center", "mean"], "All of a kernel at the middle of time, or spread over it."
 )
 _LIKE = flags.DEFINE_string("like", None, "A run, whose kernels in time and stem it is to have.")
 

@@ -1,11 +1,11 @@
-"""Makes small synthetic videos of 12 classes, which can't be told apart by their colours.
+"""Makes small synthetic videos of 12 classes, which can't be told apart by their colors.
 
     python tools/make_demo_videos.py --output=runs/demo/videos
 
 A bright shape (circle, square, triangle, cross) moves (horizontally, vertically, or pulses) over a
-dark textured background. The class is the shape and the motion; colour, size, tilt, period, phase,
+dark textured background. The class is the shape and the motion; color, size, tilt, period, phase,
 place, noise and background are drawn without regard to it. The background fades between three
-textures of different colours within a video, so that two clips of it don't share one. A video is a
+textures of different colors within a video, so that two clips of it don't share one. A video is a
 function of (seed, split, class, number) alone, so that fewer videos are a subset of more.
 """
 
@@ -79,14 +79,14 @@ def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
     radius, tilt = rng.uniform(9, 12), np.deg2rad(rng.uniform(-15, 15))
     swing, period, phase = rng.uniform(7, 11), rng.uniform(10, 20), rng.uniform(0, 2 * np.pi)
     margin = radius * _TRIANGLE_REACH + swing
-    centre = rng.uniform(margin, SIZE - margin, size=2)
-    colour = _colour(rng, saturation=rng.uniform(0.3, 1), value=rng.uniform(200, 255))
+    center = rng.uniform(margin, SIZE - margin, size=2)
+    color = _color(rng, saturation=rng.uniform(0.3, 1), value=rng.uniform(200, 255))
     background = _background(rng)
     noise = rng.normal(scale=rng.uniform(2, 6), size=background.shape)
 
     wave = np.sin(2 * np.pi * np.arange(NUM_FRAMES) / period + phase)[:, None, None]
     scale = np.full_like(wave, radius)
-    x, y = (np.arange(SIZE) + 0.5 - centre[:, None])[:, None, :]
+    x, y = (np.arange(SIZE) + 0.5 - center[:, None])[:, None, :]
     x, y = np.broadcast_arrays(x[:, None, :], y[:, :, None])
     if motion == "horizontal":
         x = x - swing * wave
@@ -98,25 +98,25 @@ def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
     along, across = x * np.cos(tilt) + y * np.sin(tilt), y * np.cos(tilt) - x * np.sin(tilt)
     distance = scale * signed_distance(shape, along / scale, across / scale)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]  # of each pixel, so that edges are smooth
-    return np.clip(cover * colour + (1 - cover) * background + noise, 0, 255).astype(np.uint8)
+    return np.clip(cover * color + (1 - cover) * background + noise, 0, 255).astype(np.uint8)
 
 
-def _colour(rng: np.random.Generator, saturation: float, value: float) -> np.ndarray:
+def _color(rng: np.random.Generator, saturation: float, value: float) -> np.ndarray:
     """float [3], RGB of a random hue, 0 to 255."""
     hsv = np.array([[[rng.uniform(0, 360), saturation, value]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """float [32, 64, 64, 3]: fades between three textures, each of a colour of its own."""
+    """float [32, 64, 64, 3]: fades between three textures, each of a color of its own."""
     time = np.linspace(0, 2, NUM_FRAMES)
     frames = np.zeros((NUM_FRAMES, SIZE, SIZE, 3))
     for peak in range(3):
         coarse = rng.uniform(0.4, 1, size=(8, 8)).astype(np.float32)
         texture = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-        colour = _colour(rng, rng.uniform(0.3, 1), rng.uniform(30, 100))
+        color = _color(rng, rng.uniform(0.3, 1), rng.uniform(30, 100))
         weight = np.maximum(0, 1 - abs(time - peak))
-        frames += weight[:, None, None, None] * texture[..., None] * colour
+        frames += weight[:, None, None, None] * texture[..., None] * color
     return frames
 
 

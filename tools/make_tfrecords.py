@@ -4,7 +4,7 @@
     python tools/make_tfrecords.py --input=videos/test --output=records --split=test
     python tools/make_tfrecords.py --input=list.txt --root=videos --output=records
 
-The input is a folder of folders, one a class; or a folder of unlabelled videos; or a text file of
+The input is a folder of folders, one a class; or a folder of unlabeled videos; or a text file of
 `path label` lines, where the label is what follows the last white space; or, with --format, the
 annotation of a data set:
 
@@ -60,8 +60,8 @@ _FPS = flags.DEFINE_float(
 _MAX_SECONDS = flags.DEFINE_float(
     "max_seconds", None, "What comes later in a video is left out.", lower_bound=0.01
 )
-_PATIENCE = flags.DEFINE_float(
-    "patience", 600, "Seconds for one video, after which its decoder is taken to hang."
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", 600, "Seconds for one video, after which its decoder is taken to hang."
 )
 _KEEP_TRUNCATED = flags.DEFINE_bool(
     "keep_truncated", False, "Write what decodes of a video that is cut short, or skip it."
@@ -80,7 +80,7 @@ _SKIPPED_SHOWN = 20
 
 
 def _summary(split: schema.SplitInfo, seconds: float) -> str:
-    classes = f"of {len(split.class_counts)} classes" if split.class_counts else "unlabelled,"
+    classes = f"of {len(split.class_counts)} classes" if split.class_counts else "unlabeled,"
     lines = [
         f"Wrote {split.num_examples:,} videos, {split.num_frames:,} frames, {classes} "
         f"as {len(split.shards)} shards "
@@ -99,7 +99,7 @@ def _summary(split: schema.SplitInfo, seconds: float) -> str:
 def _writer(beam_options: list[str]) -> prepare.Writer:
     if _BEAM_RUNNER.value is None:
         return functools.partial(
-            workers.write_shards, workers=_WORKERS.value, patience=_PATIENCE.value
+            workers.write_shards, workers=_WORKERS.value, timeout=_TIMEOUT.value
         )
     try:
         from cvrl_tf.preparation import beam
@@ -109,7 +109,7 @@ def _writer(beam_options: list[str]) -> prepare.Writer:
         beam.write_shards,
         runner=_BEAM_RUNNER.value,
         options=beam_options,
-        patience=_PATIENCE.value,
+        timeout=_TIMEOUT.value,
     )
 
 

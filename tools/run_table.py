@@ -119,7 +119,11 @@ class Plan:
             )
             return
         gin = self._gin(
-            "gin/probe/cached.gin", "frozen.Comparison", seed, CHECKPOINT=checkpoint, CELL=cell
+            "gin/probe/cached.gin",
+            "frozen.FrozenEvaluation",
+            seed,
+            CHECKPOINT=checkpoint,
+            CELL=cell,
         )
         output = self._output / "probe" / f"{name}.json"
         self._add(f"probe/{name}", "-m", "cvrl_tf.evaluate", *gin, f"--output={output}")

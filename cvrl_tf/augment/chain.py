@@ -124,5 +124,5 @@ def _fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
 
 
 def _unit_range(frames: tf.Tensor) -> tf.Tensor:
-    """uint8 to float32 in [0, 1]; there is no mean or variance normalisation (authors' code)."""
+    """uint8 to float32 in [0, 1]; there is no mean or variance normalization (authors' code)."""
     return tf.image.convert_image_dtype(frames, tf.float32)

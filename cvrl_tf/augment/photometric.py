@@ -32,7 +32,7 @@ class ColorJitter:
 
     Attributes:
       brightness, contrast, saturation: s, for a factor from U(max(0, 1 - s), 1 + s).
-      hue: h, for a turn from U(-h, h), in turns of the colour circle.
+      hue: h, for a turn from U(-h, h), in turns of the color circle.
       probability: of jittering a clip at all.
     """
 
@@ -67,7 +67,7 @@ class ColorJitter:
         boosts = tf.unstack(rank[2] > tf.sort(rank[:2]))
         brightness, contrast = params["brightness"], params["contrast"]
 
-        def colour(x: tf.Tensor, turn: tf.Tensor, boost: tf.Tensor) -> tf.Tensor:
+        def color(x: tf.Tensor, turn: tf.Tensor, boost: tf.Tensor) -> tf.Tensor:
             """Hue and saturation, each if it is its turn."""
             return turn_and_saturate(
                 x, tf.where(turn, params["hue"], 0.0), tf.where(boost, params["saturation"], 1.0)
@@ -82,11 +82,11 @@ class ColorJitter:
 
         def jitter() -> tf.Tensor:
             contrast_first = rank[1] < rank[0]
-            x = colour(frames, ~turns[0], ~boosts[0])
+            x = color(frames, ~turns[0], ~boosts[0])
             x = level(x, contrast_first)
-            x = colour(x, turns[0] & ~turns[1], boosts[0] & ~boosts[1])
+            x = color(x, turns[0] & ~turns[1], boosts[0] & ~boosts[1])
             x = level(x, ~contrast_first)
-            return colour(x, turns[1], boosts[1])
+            return color(x, turns[1], boosts[1])
 
         return tf.cond(params["apply"], jitter, lambda: frames)
 
@@ -98,7 +98,7 @@ def turn_and_saturate(frames: tf.Tensor, turn: tf.Tensor, factor: tf.Tensor) -> 
 
     Args:
       frames: float32 [..., 3] in [0, 1].
-      turn: of the hue, in turns of the colour circle.
+      turn: of the hue, in turns of the color circle.
       factor: of the saturation, which ends at 1.
     """
     red, green, blue = tf.unstack(frames, axis=-1)
@@ -121,8 +121,8 @@ def turn_and_saturate(frames: tf.Tensor, turn: tf.Tensor, factor: tf.Tensor) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class Greyscale:
-    """Drops the colour.
+class Grayscale:
+    """Drops the color.
 
     Attributes:
       probability: of doing so.
@@ -134,10 +134,10 @@ class Greyscale:
         return {"apply": _uniform(seed, 1)[0] < self.probability}
 
     def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
-        def grey() -> tf.Tensor:
+        def gray() -> tf.Tensor:
             return tf.repeat(tf.image.rgb_to_grayscale(frames), 3, axis=-1)
 
-        return tf.cond(params["apply"], grey, lambda: frames)
+        return tf.cond(params["apply"], gray, lambda: frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class GaussianBlur:
         # Static: the kernel's shape must not depend on the sigma that was drawn.
         radius = min(height // 10 // 2, math.ceil(3 * self.sigma[1]))
         # Reshaped out here: within the loops that XLA makes of the blur it would keep them from
-        # being vectorised.
+        # being vectorized.
         rows = tf.reshape(frames, [-1, height, width * channels])
         rows = tf.cond(params["apply"], lambda: _blur(rows, params["sigma"], radius), lambda: rows)
         return tf.reshape(rows, tf.shape(frames))
@@ -190,7 +190,7 @@ def _blur(rows: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Solarise:
+class Solarize:
     """Inverts what is brighter than a threshold.
 
     Attributes:

@@ -15,21 +15,21 @@ _CLIPS, _CROPS, _PHOTOMETRIC = range(3)
 
 
 class Pipeline:
-    """Views of one split, for training (`stream`) or in order, once (`once`).
+    """Views of one split, for training (`train_batches`) or in order, once (`eval_batches`).
 
     A batch is a dict::
 
       frames: uint8 [B, V, T, H, W, 3]; V counts clips x crops. Float32 in [0, 1] if the pipeline
         augments them.
       seeds: int32 [B, V, 2], one a view, for the photometric augmentation.
-      label: int32 [B], -1 in unlabelled data.
-      weight: float32 [B], 1, or 0 for what only fills up the last batch of `once`.
+      label: int32 [B], -1 in unlabeled data.
+      weight: float32 [B], 1, or 0 for what only fills up the last batch of `eval_batches`.
       skipped: int64 [B], damaged records that were passed over just before this example; only with
         `skip_damaged`.
 
     Attributes:
       num_examples, num_views: of the split, and of an example.
-      labels: names of the classes; empty in unlabelled data.
+      labels: names of the classes; empty in unlabeled data.
       skip_damaged: as given.
     """
 
@@ -101,7 +101,7 @@ class Pipeline:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What determines the views of `once`, for JSON; records count by their shards' sizes."""
+        """What determines the views of `eval_batches`, for JSON; records count by size of shard."""
         return {
             "split": self._split,
             "shards": {Path(path).name: epath.Path(path).stat().length for path in self._paths},
@@ -110,7 +110,7 @@ class Pipeline:
             "fps": self._fps,
         }
 
-    def stream(
+    def train_batches(
         self,
         global_batch: int,
         seed: int = 0,
@@ -149,17 +149,17 @@ class Pipeline:
         return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_of)
 
     def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]:
-        """Of the global batch of a step of `stream`."""
+        """Of the global batch of a step of `train_batches`."""
         batch = self._training_order(global_batch, seed, step).take(global_batch)
         return [
             records.parse(record)["video_id"].numpy().decode() for _, (_, record) in batch if record
         ]
 
-    def damage(self, global_batch: int, seed: int, step: int) -> str | None:
-        """Which record of the batch of a step of `stream` can't be used, and why; None for none."""
+    def train_damage(self, global_batch: int, seed: int, step: int) -> str | None:
+        """Which record of a step of `train_batches` can't be used, and why; None for none."""
         return self._damage(self._training_order(global_batch, seed, step).take(global_batch), seed)
 
-    def damage_of_once(self) -> str | None:
+    def eval_damage(self) -> str | None:
         """The first record of all that can't be used, and why; None if there is none."""
         return self._damage(records.located(self._paths).enumerate(), seed=0)
 
@@ -171,7 +171,7 @@ class Pipeline:
                 return f"{record[0].numpy().decode()}: {error.message}"
         return None
 
-    def once(
+    def eval_batches(
         self,
         global_batch: int,
         context: tf.distribute.InputContext | None = None,
@@ -179,7 +179,7 @@ class Pipeline:
     ) -> tf.data.Dataset:
         """Each example once, in order; the last batch is filled up with weight 0.
 
-        Args: as `stream`. There are ceil(num_examples / global_batch) steps.
+        Args: as `train_batches`. There are ceil(num_examples / global_batch) steps.
         """
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
         steps = -(-self.num_examples // global_batch)
@@ -190,10 +190,10 @@ class Pipeline:
         return records.ending_promptly(batches)
 
     def views_at(self, position: int) -> tf.Tensor:
-        """The views of one example of `once`, uint8 [V, T, H, W, 3], without the work for others.
+        """The views of one example of `eval_batches`, uint8 [V, T, H, W, 3].
 
         Args:
-          position: in `once`, in data without damage.
+          position: in `eval_batches`, in data without damage.
         """
         first = 0
         for path, size in self._paths.items():
@@ -282,7 +282,7 @@ class Pipeline:
 def evaluation_views(
     serialized: tf.Tensor, clips: clip_samplers.EvenClips, crop: views.EvenCrops, fps: float | None
 ) -> tf.Tensor:
-    """The views of one record, as `Pipeline.once` makes them, where nothing is drawn.
+    """The views of one record, as `Pipeline.eval_batches` makes them, where nothing is drawn.
 
     Args:
       serialized: string [].
@@ -326,9 +326,9 @@ def num_classes(data_dir: str | Path) -> int:
     """Number of classes of a data set.
 
     Raises:
-      ValueError: it is unlabelled.
+      ValueError: it is unlabeled.
     """
     labels = schema.DatasetInfo.load(data_dir).labels
     if not labels:
-        raise ValueError(f"{str(data_dir)!r} is unlabelled; this task needs classes.")
+        raise ValueError(f"{str(data_dir)!r} is unlabeled; this task needs classes.")
     return len(labels)

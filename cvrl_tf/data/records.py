@@ -109,7 +109,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
     Returns:
       frames: string [L], JPEGs in presentation order.
-      label: int32 [], -1 in unlabelled data.
+      label: int32 [], -1 in unlabeled data.
       frame_rate: float32 [], frames per second, 0 where unknown.
       video_id: string [].
     """

@@ -16,8 +16,8 @@ from cvrl_tf import files
 FRAMES = "image/encoded"
 
 # Context.
-LABEL_INDEX = "clip/label/index"  # int64; absent in unlabelled data
-LABEL_TEXT = "clip/label/text"  # bytes; absent in unlabelled data
+LABEL_INDEX = "clip/label/index"  # int64; absent in unlabeled data
+LABEL_TEXT = "clip/label/text"  # bytes; absent in unlabeled data
 FILENAME = "video/filename"  # bytes, the path relative to the input folder
 START = "clip/start/timestamp"  # int64, microseconds into the source
 END = "clip/end/timestamp"  # int64, microseconds into the source
@@ -38,7 +38,7 @@ class SplitInfo:
       shards: file names and the number of records in each, in reading order.
       num_frames: frames of all videos together.
       frame_rates: how many videos have which frame rate; keys like "29.97".
-      class_counts: how many videos have which label; empty when unlabelled.
+      class_counts: how many videos have which label; empty when unlabeled.
       skipped: input path -> reason, for every video that was not written.
       fps: frames per second to which the videos were resampled; None for their own.
     """
@@ -60,7 +60,7 @@ class DatasetInfo:
     """The facts of a data set; nothing that stands here is configured anywhere else.
 
     Attributes:
-      labels: sorted class names, whose position is `clip/label/index`; empty when unlabelled.
+      labels: sorted class names, whose position is `clip/label/index`; empty when unlabeled.
       short_side: length of the frames' short side, pixels.
       splits: by name, such as "train" and "validation".
     """

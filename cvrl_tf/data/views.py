@@ -47,7 +47,7 @@ class RandomResizedCrop:
 
 @dataclasses.dataclass(frozen=True)
 class EvenCrops:
-    """Square crops evenly spaced along the long side: one centre crop, or three that cover it.
+    """Square crops evenly spaced along the long side: one center crop, or three that cover it.
 
     As if the short side were scaled to `short_side` and squares of `size` cut from the result.
 

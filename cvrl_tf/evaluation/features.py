@@ -18,7 +18,7 @@ Encoder = Callable[..., tf.Tensor]
 
 
 def _batches(data: Pipeline, batch: int, seed: int = 0) -> tf.data.Dataset:
-    return data.once(batch, seed=seed)
+    return data.eval_batches(batch, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +122,9 @@ class FeatureStore:
 
 
 def calibrate(encoder: keras.Model, data: Pipeline, batch: int) -> None:
-    """Replaces the batch normalisation statistics by those of a split; the weights stay.
+    """Replaces the batch normalization statistics by those of a split; the weights stay.
 
-    A randomly initialised encoder has statistics (0 and 1) that fit nothing; with fitting ones it
+    A randomly initialized encoder has statistics (0 and 1) that fit nothing; with fitting ones it
     is a harder baseline to beat. The plain mean over the batches is taken, layer by layer at once,
     which for a fixed network is exact up to the batches' own variation.
 

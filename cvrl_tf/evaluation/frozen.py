@@ -19,11 +19,11 @@ from cvrl_tf.reports import gallery
 
 
 @dataclasses.dataclass
-class Comparison:
-    """Linear probe, k nearest neighbours and retrieval on cached features.
+class FrozenEvaluation:
+    """Linear probe, k nearest neighbors and retrieval on cached features.
 
     The encoders: "trained"; "random", the same at random; "random_calibrated", with the batch
-    normalisation statistics of the training data; "mean_colour", the clip's mean RGB.
+    normalization statistics of the training data; "mean_color", the clip's mean RGB.
 
     Attributes:
       checkpoint: of the trained encoder; see `checkpoints.resolve`.
@@ -86,7 +86,7 @@ class Comparison:
             "trained": (checkpoints.fingerprint(self._trained), lambda: self._trained),
             "random": (random, lambda: self._random),
             "random_calibrated": (f"{random} calibrated on {self.train_data.facts}", calibrated),
-            "mean_colour": ("the mean", lambda: mean_colour),
+            "mean_color": ("the mean", lambda: mean_color),
         }
         measured = {
             name: self._measured(name, made_of, encoder, store)
@@ -158,6 +158,6 @@ def _confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> l
     return counts.tolist()
 
 
-def mean_colour(frames: tf.Tensor, training: bool) -> tf.Tensor:
+def mean_color(frames: tf.Tensor, training: bool) -> tf.Tensor:
     """The mean RGB of clips, float [N, 3]: no encoder at all."""
     return tf.reduce_mean(frames, axis=[1, 2, 3])

@@ -8,7 +8,7 @@ from cvrl_tf.measures.neighbors import knn
 
 
 class KnnMonitor(keras.callbacks.Callback):
-    """Adds `knn_top1`, by `neighbours.knn`, to the metrics of every n-th epoch.
+    """Adds `knn_top1`, by `neighbors.knn`, to the metrics of every n-th epoch.
 
     Bind it with `run.Run.callbacks = [@monitor.KnnMonitor()]`.
     """
@@ -30,7 +30,7 @@ class KnnMonitor(keras.callbacks.Callback):
         num_classes: from `data.pipeline.num_classes`.
         batch: clips in a step.
         every: epochs between two of them.
-        k, temperature: of `neighbours.knn`.
+        k, temperature: of `neighbors.knn`.
         """
         super().__init__()
         self._data = train_data, test_data

@@ -180,7 +180,7 @@ def listed(inputs: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def embed(
+def embed_videos(
     embedder: Embedder, videos: Sequence[str], output: str | Path, workers: int, show: bool = True
 ) -> dict[str, str]:
     """Embeds videos into a file, in rounds that are kept: the same call goes on where it stopped.

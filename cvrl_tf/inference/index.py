@@ -137,7 +137,7 @@ def _faiss_index(path: Path) -> Any:
         for batch in parquet.ParquetFile(path).iter_batches(columns=["feature"]):
             rows = neighbors.unit(feature_file.to_numpy(batch["feature"]))
             if index is None:
-                # Every feature is looked at, in half precision: no neighbour is lost, whatever the
+                # Every feature is looked at, in half precision: no neighbor is lost, whatever the
                 # features are like, and there is nothing to tune.
                 index = faiss.IndexScalarQuantizer(
                     rows.shape[1],

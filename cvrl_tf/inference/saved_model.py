@@ -71,16 +71,16 @@ class ExportedEncoder(tf.Module):
             self._spec["embedding"] = tf.TensorSpec(shape[1:])
         if classifier is not None:
             self._spec["probability"] = tf.TensorSpec([classifier.units])
-        self._centre = views.EvenCrops(size, size, 1)
+        self._center = views.EvenCrops(size, size, 1)
         self._crops = views.EvenCrops(size, size, num_crops)
         self._test_clips, self._fps = test_clips, fps
 
     def _of_frames(self, frames: tf.Tensor, batch_and_time: tf.Tensor) -> Results:
         """Results of clips, whose frames, uint8 [B * T, H, W, 3], stand one behind the other."""
-        windows, _ = self._centre(tf.shape(frames)[1:3], tf.zeros([2], tf.int32))
+        windows, _ = self._center(tf.shape(frames)[1:3], tf.zeros([2], tf.int32))
         top, left, height, width = tf.unstack(windows[0])
         square = frames[:, top : top + height, left : left + width]
-        size = self._centre.size
+        size = self._center.size
         square = tf.image.resize(square, [size, size]) / 255.0
         return self._results(tf.reshape(square, [*tf.unstack(batch_and_time), size, size, 3]))
 
@@ -140,7 +140,7 @@ def _results(
     return results
 
 
-def export(
+def export_encoder(
     checkpoint: str | Path,
     output: str | Path,
     num_clips: int,
@@ -172,11 +172,11 @@ def export(
     if "head" in facts:
         head = keras.saving.deserialize_keras_object(facts["head"])
         head.build((None, encoder.feature_dim))
-        checkpoints.initialise(head, checkpoint, "head")
+        checkpoints.initialize(head, checkpoint, "head")
     if "labels" in facts:
         classifier = keras.layers.Dense(len(facts["labels"]))
         classifier.build((None, encoder.feature_dim))
-        checkpoints.initialise(classifier, checkpoint, "classifier")
+        checkpoints.initialize(classifier, checkpoint, "classifier")
     trained_frames, trained_size, *_ = facts["input_shape"]
     taken = {
         "size": size or trained_size,
@@ -205,7 +205,7 @@ def export(
     run = Path(prefix).parent.parent
     gin, about = run / "config.gin", run / "run.json"
     metadata = {
-        "feature": "of the encoder, not normalised",
+        "feature": "of the encoder, not normalized",
         "classes": facts.get("labels"),
         "views": taken,
         "trained_on": {"clip": facts["input_shape"], **sampling},

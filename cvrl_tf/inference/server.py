@@ -46,14 +46,14 @@ class Limits:
     Attributes:
       max_megabytes: of an upload.
       max_seconds: of a video.
-      patience: seconds for an upload, and again for its decoding.
+      timeout: seconds for an upload, and again for its decoding.
       rate: requests of one client, such as "10/second", as the package `limits` writes it.
       max_waiting: requests at a time.
     """
 
     max_megabytes: float
     max_seconds: float
-    patience: float
+    timeout: float
     rate: str
     max_waiting: int
 
@@ -116,7 +116,7 @@ def application(embedder: Embedder, bounds: Limits, workers: int) -> FastAPI:
                 path = Path(folder) / "video"
                 await _receive(request, path, bounds)
                 arguments = str(path), frames
-                task = pool.schedule(upload.record_of, arguments, timeout=bounds.patience)
+                task = pool.schedule(upload.record_of, arguments, timeout=bounds.timeout)
                 record = await _decoded(task, bounds)
             views = await asyncio.to_thread(embedder.views_of, record)
             results = await asyncio.wrap_future(batches.submit(views))
@@ -133,7 +133,7 @@ async def _receive(request: Request, path: Path, bounds: Limits) -> None:
     size = 0
     try:
         with path.open("wb") as file:
-            async with asyncio.timeout(bounds.patience):
+            async with asyncio.timeout(bounds.timeout):
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > most:
@@ -142,7 +142,7 @@ async def _receive(request: Request, path: Path, bounds: Limits) -> None:
                         )
                     file.write(chunk)
     except TimeoutError:
-        raise HTTPException(408, f"Not received in {bounds.patience:g} s.", _HANG_UP) from None
+        raise HTTPException(408, f"Not received in {bounds.timeout:g} s.", _HANG_UP) from None
     except ClientDisconnect:
         raise HTTPException(400, "The client has gone.") from None
     if not size:
@@ -157,7 +157,7 @@ async def _decoded(task: pebble.ProcessFuture, bounds: Limits) -> bytes:
     except upload.TooLong:
         raise HTTPException(413, f"Longer than {bounds.max_seconds:g} s, or too much.") from None
     except TimeoutError:
-        raise HTTPException(422, f"Not decoded in {bounds.patience:g} s.") from None
+        raise HTTPException(422, f"Not decoded in {bounds.timeout:g} s.") from None
     except pebble.ProcessExpired:
         raise HTTPException(422, "This can't be embedded: it takes its decoder down.") from None
 

@@ -21,7 +21,7 @@ def info_nce(
 
     Args:
       queries: float [n, E], embeddings of this replica. Rows come in pairs, the two views of a
-        video side by side. They need not be normalised.
+        video side by side. They need not be normalized.
       keys: float [2N, E], embeddings of all replicas, in the same order.
       offset: int32 [], row of `keys` at which this replica's queries begin; even.
       temperature: t; the paper has 0.1.

@@ -1,4 +1,4 @@
-"""Evaluation without training: k nearest neighbours and retrieval, by the cosine of features."""
+"""Evaluation without training: k nearest neighbors and retrieval, by the cosine of features."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.nd
     """The most similar features, exactly.
 
     Args:
-      queries: float [Q, D]; need not be normalised.
+      queries: float [Q, D]; need not be normalized.
       gallery: float [G, D].
       count: K of them, at most G.
 
@@ -51,7 +51,7 @@ def knn(
     Args:
       train, test: features float [N, D] and labels int [N].
       num_classes: number of classes.
-      k: neighbours; no more than there are are taken.
+      k: neighbors; no more than there are are taken.
       temperature: t.
 
     Returns:

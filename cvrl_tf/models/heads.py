@@ -27,7 +27,7 @@ class ProjectionHead(keras.Model):
         self.output_layer = keras.layers.Dense(output_dim)
 
     def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Embeddings, float32 [B, output_dim], not normalised."""
+        """Embeddings, float32 [B, output_dim], not normalized."""
         x = features
         for dense, norm in zip(self.hidden, self.norms, strict=True):
             x = tf.nn.relu(norm(dense(x), training=training))

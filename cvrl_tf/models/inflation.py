@@ -12,15 +12,15 @@ import numpy as np
 
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D, Where, parts_of
 
-# Of ImageNet, RGB in [0, 1], by which torchvision, timm and the Garden normalise their images.
+# Of ImageNet, RGB in [0, 1], by which torchvision, timm and the Garden normalize their images.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-HOW = ("centre", "mean")
+HOW = ("center", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A convolution and its normalisation, in two dimensions.
+    """A convolution and its normalization, in two dimensions.
 
     Attributes:
       kernel: float32 [h, w, C, F].
@@ -47,7 +47,7 @@ def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
     """Kernels [h, w, C, F] as [taps, h, w, C, F], whose sum over time they are.
 
     Args:
-      how: "centre" puts them at the middle of time, with zeros round it: a still video has the
+      how: "center" puts them at the middle of time, with zeros round it: a still video has the
         features of its frame. "mean" spreads them over time, with which it has not quite the same
         ones, since zeros lie beyond the ends of a clip.
 
@@ -152,7 +152,7 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
 
 
 def from_garden(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
-    """Of the Model Garden's ResNet-50, 101 or 152 (v1.5), with a batch normalisation of 1e-5.
+    """Of the Model Garden's ResNet-50, 101 or 152 (v1.5), with a batch normalization of 1e-5.
 
     Args:
       tensors: of `tf.train.Checkpoint(backbone=...)`, by the names in it.

@@ -1,7 +1,7 @@
 """The authors' checkpoints (Model Garden, `official/projects/video_ssl`) into ours, and back.
 
 Theirs keep the encoder under `backbone/layer_with_weights-N`: 0 and 1 are convolution and
-normalisation of the stem, and each N from 2 on is a bottleneck, whose parts have names.
+normalization of the stem, and each N from 2 on is a bottleneck, whose parts have names.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Batch normalisation over all replicas by fused kernels, in float32 inside."""
+"""Batch normalization over all replicas by fused kernels, in float32 inside."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-Normalised = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Normalized = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 class BatchNorm(keras.layers.BatchNormalization):
@@ -25,18 +25,18 @@ class BatchNorm(keras.layers.BatchNormalization):
         shape = tf.shape(inputs)
         x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])  # rank 4 is what the kernels take
         if training and self.trainable:
-            x, mean, variance = normalise(x, self.gamma, self.beta, self.epsilon)
+            x, mean, variance = normalize(x, self.gamma, self.beta, self.epsilon)
             if not replay:
                 for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
                     moving.assign_sub((moving - now) * (1 - self.momentum))
         else:
             statistics = (self.moving_mean, self.moving_variance)
-            x = _normalise_by(x, self.gamma, self.beta, *statistics, self.epsilon)
+            x = _normalize_by(x, self.gamma, self.beta, *statistics, self.epsilon)
         return tf.ensure_shape(tf.reshape(x, shape), inputs.shape)
 
 
-def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalised:
-    """Normalises by the statistics of all replicas' batches together.
+def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalized:
+    """Normalizes by the statistics of all replicas' batches together.
 
     Args:
       x: float [N, H, W, C], any float type.
@@ -44,12 +44,12 @@ def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -
       epsilon: added to the variance.
 
     Returns:
-      The normalised x, and mean and population variance, float32 [C], which are constants to
+      The normalized x, and mean and population variance, float32 [C], which are constants to
       gradients.
     """
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
-        y, mean, variance = _synchronised(x, gamma, beta, epsilon)
+        y, mean, variance = _synchronized(x, gamma, beta, epsilon)
     else:
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
@@ -59,7 +59,7 @@ def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
-def _normalise_by(
+def _normalize_by(
     x: tf.Tensor,
     gamma: tf.Tensor,
     beta: tf.Tensor,
@@ -78,8 +78,8 @@ def _normalise_by(
     ).y
 
 
-def _synchronised(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalised:
-    """As `normalise`, in a replica, with one all-reduce forward and one in the gradient."""
+def _synchronized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalized:
+    """As `normalize`, in a replica, with one all-reduce forward and one in the gradient."""
     context = tf.distribute.get_replica_context()
 
     def total(*parts: tf.Tensor) -> list[tf.Tensor]:
@@ -87,7 +87,7 @@ def _synchronised(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
         return tf.split(reduced, [part.shape[0] for part in parts])
 
     @tf.custom_gradient
-    def compute(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[Normalised, Callable]:
+    def compute(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[Normalized, Callable]:
         exact = tf.cast(x, tf.float32)
         local_count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)[None]
         sums = tf.reduce_sum(exact, [0, 1, 2]), tf.reduce_sum(tf.square(exact), [0, 1, 2])
@@ -114,7 +114,7 @@ def _synchronised(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
             dx = tf.cast(dx, tf.float32) + slope * exact + offset
             return tf.cast(dx, x.dtype), dgamma, dbeta
 
-        y = _normalise_by(x, gamma, beta, mean, variance, epsilon)
+        y = _normalize_by(x, gamma, beta, mean, variance, epsilon)
         return (y, mean, variance), gradient
 
     return compute(x, gamma, beta)

@@ -36,7 +36,7 @@ PADDINGS = ("same", "symmetric", "symmetric_convs")
 
 
 class ConvNorm(keras.layers.Layer):
-    """Convolution without bias, then batch normalisation over all replicas."""
+    """Convolution without bias, then batch normalization over all replicas."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class ResNet3D(keras.Model):
           padding: where there is a spatial stride, "same" as TensorFlow pads, or "symmetric" as
             PyTorch does, or "symmetric_convs", with the pool as TensorFlow's, as SimCLR's code
             does; for weights that come from there.
-          pixel_mean, pixel_std: RGB, in [0, 1], by which frames are normalised; the authors'
+          pixel_mean, pixel_std: RGB, in [0, 1], by which frames are normalized; the authors'
             encoder takes them as they are.
 
         Raises:
@@ -154,7 +154,7 @@ class ResNet3D(keras.Model):
             "pixel_mean": list(pixel_mean),
             "pixel_std": list(pixel_std),
         }
-        self._normalisation = tuple(pixel_mean), tuple(pixel_std)
+        self._normalization = tuple(pixel_mean), tuple(pixel_std)
         filters = [round(64 * width * 2**stage) for stage in range(len(blocks))]
         self.feature_dim = filters[-1] * (4 if bottleneck else 1)
 
@@ -185,13 +185,13 @@ class ResNet3D(keras.Model):
 
         Args:
           frames: float [B, T, H, W, 3] in [0, 1].
-          training: whether batch normalisation uses the statistics of the batch.
+          training: whether batch normalization uses the statistics of the batch.
 
         Returns:
-          float32 [B, feature_dim], globally average-pooled, not normalised.
+          float32 [B, feature_dim], globally average-pooled, not normalized.
         """
-        if self._normalisation != ((0, 0, 0), (1, 1, 1)):
-            mean, std = (tf.cast(each, frames.dtype) for each in self._normalisation)
+        if self._normalization != ((0, 0, 0), (1, 1, 1)):
+            mean, std = (tf.cast(each, frames.dtype) for each in self._normalization)
             frames = (frames - mean) / std
         x = tf.nn.relu(self.stem(frames, training=training))
         if self.pool is not None:

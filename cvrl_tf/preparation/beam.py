@@ -23,7 +23,7 @@ def write_shards(
     job: workers.Job,
     runner: str,
     options: Sequence[str] = (),
-    patience: float = 600.0,
+    timeout: float = 600.0,
 ) -> None:
     """Writes shards as a Beam pipeline, and waits for its end.
 
@@ -32,7 +32,7 @@ def write_shards(
       job: what to do with them.
       runner: as "DirectRunner" or "DataflowRunner".
       options: of the runner and the pipeline, as Beam's command line has them.
-      patience: seconds for one video, after which its decoder is taken to hang.
+      timeout: seconds for one video, after which its decoder is taken to hang.
 
     Raises:
       RuntimeError: the pipeline failed.
@@ -48,7 +48,7 @@ def write_shards(
                 pipeline
                 | "read the work list" >> beam.io.ReadFromText(os.fspath(worklist))
                 | "share it out" >> beam.Reshuffle()
-                | "write shards" >> beam.Map(functools.partial(_write, job=job, patience=patience))
+                | "write shards" >> beam.Map(functools.partial(_write, job=job, timeout=timeout))
             )
     finally:
         worklist.unlink()
@@ -58,8 +58,8 @@ def _to_json(video: Video) -> dict[str, str | float | None]:
     return {**vars(video), "path": os.fspath(video.path)}
 
 
-def _write(line: str, job: workers.Job, patience: float) -> None:
+def _write(line: str, job: workers.Job, timeout: float) -> None:
     """One shard, in a process of its own, because a video may kill or hang it."""
     name, videos = json.loads(line)
     shard = [Video(**{**fields, "path": epath.Path(fields["path"])}) for fields in videos]
-    workers.write_shards({name: shard}, job, workers=1, patience=patience)
+    workers.write_shards({name: shard}, job, workers=1, timeout=timeout)

@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
       name: as the annotation has it.
-      label: name of its class; None in unlabelled data.
+      label: name of its class; None in unlabeled data.
       shard: in which it is, or would have been.
       reason: why it was skipped; empty if it was written.
       warning: that a video which was written has fewer frames than its container announces.

@@ -115,7 +115,7 @@ def _enter(
 ) -> schema.SplitInfo:
     """Merges the shards' manifests, and enters the split in `dataset_info.json`."""
     parts = {name: manifest.read(workers.manifest_of(output, name)) for name in shards}
-    written = dataclasses.replace(_summarise(parts), fps=fps)
+    written = dataclasses.replace(_summarize(parts), fps=fps)
     outcomes = sorted((o for part in parts.values() for o in part), key=lambda o: o.name)
     manifest.write(output / f"{split}_manifest.jsonl", outcomes)
     if not written.num_examples:
@@ -207,7 +207,7 @@ def _with_ids(videos: list[Video]) -> list[Video]:
     return [dataclasses.replace(video, id=ids[video.name]) for video in videos]
 
 
-def _summarise(parts: dict[str, list[Outcome]]) -> schema.SplitInfo:
+def _summarize(parts: dict[str, list[Outcome]]) -> schema.SplitInfo:
     written = {name: [o for o in part if not o.reason] for name, part in parts.items()}
     every = [outcome for part in written.values() for outcome in part]
     rates = collections.Counter(f"{outcome.frame_rate:g}" for outcome in every)

@@ -56,12 +56,12 @@ def write_subset(
       The new split, which `dataset_info.json` then has too.
 
     Raises:
-      ValueError: the data is unlabelled, `fraction` is not in (0, 1], or `name` is taken.
+      ValueError: the data is unlabeled, `fraction` is not in (0, 1], or `name` is taken.
     """
     info = schema.DatasetInfo.load(data_dir)
     source = info.split(split)
     if not info.labels:
-        raise ValueError(f"{str(data_dir)!r} is unlabelled; a subset is taken class by class.")
+        raise ValueError(f"{str(data_dir)!r} is unlabeled; a subset is taken class by class.")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} is not in (0, 1].")
     if name in info.splits:

@@ -45,7 +45,7 @@ class Record:
     Attributes:
       video_id: unique in the split.
       name: path of the video, as the annotation has it.
-      label: name of its class; None in unlabelled data.
+      label: name of its class; None in unlabeled data.
       num_frames: JPEGs.
       frame_rate: frames per second, 0 where unknown.
       height, width: of the frames, pixels.

@@ -65,7 +65,7 @@ def write_shards(
     shards: dict[str, list[Video]],
     job: Job,
     workers: int | None = None,
-    patience: float = 600.0,
+    timeout: float = 600.0,
     stop: threading.Event | None = None,
 ) -> None:
     """Writes shards with the processes of this machine.
@@ -74,16 +74,16 @@ def write_shards(
       shards: the videos of each, in the order of its records.
       job: what to do with them.
       workers: processes; by default one for every core that this process may use.
-      patience: seconds for one video, after which its decoder is taken to hang.
+      timeout: seconds for one video, after which its decoder is taken to hang.
       stop: ends the work when it is set; for callers that show progress themselves.
 
     Raises:
       RuntimeError: a worker failed for a reason that lies in no video.
     """
-    Crew(shards, job, patience, stop).run(workers or len(os.sched_getaffinity(0)))
+    WorkerPool(shards, job, timeout, stop).run(workers or len(os.sched_getaffinity(0)))
 
 
-class Crew:
+class WorkerPool:
     """The workers, seen from the process that hands out the shards.
 
     A worker asks for a shard by sending None, sends an outcome a video, and asks again. When one
@@ -95,18 +95,18 @@ class Crew:
         self,
         shards: dict[str, list[Video]],
         job: Job,
-        patience: float,
+        timeout: float,
         stop: threading.Event | None = None,
     ) -> None:
         """Args:
         shards: the videos of each, in the order of its records.
         job: what to do with them.
-        patience: seconds for one video.
+        timeout: seconds for one video.
         stop: see `write_shards`; without it there is a progress bar.
         """
         self._shards = shards
         self._job = job
-        self._patience = patience
+        self._timeout = timeout
         self._todo = collections.deque(shards)
         self._done: dict[str, list[Outcome]] = {name: [] for name in shards}
         self._given_up: dict[str, list[Outcome]] = {name: [] for name in shards}
@@ -168,10 +168,10 @@ class Crew:
 
     def _dismiss_the_silent(self) -> None:
         for connection in list(self._at_work):
-            if time.monotonic() - self._heard[connection] > self._patience:
+            if time.monotonic() - self._heard[connection] > self._timeout:
                 self._processes[connection].kill()
                 self._replace(connection)
-                self._give_up(connection, f"not decoded within {self._patience:g} s")
+                self._give_up(connection, f"not decoded within {self._timeout:g} s")
 
     def _replace(self, connection: Connection) -> int | None:
         """Buries a worker and hires another; returns the exit code."""

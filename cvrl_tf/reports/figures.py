@@ -33,8 +33,8 @@ def accuracy_bars(accuracies: dict[str, Estimate], chance: float) -> Figure:
     axes = figure.subplots()
     for row, accuracy in enumerate(accuracies.values()):
         error = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
-        colour = _OURS if row == 0 else _PAPER
-        axes.barh(row, 100 * accuracy.value, xerr=100 * np.array(error), color=colour, capsize=3)
+        color = _OURS if row == 0 else _PAPER
+        axes.barh(row, 100 * accuracy.value, xerr=100 * np.array(error), color=color, capsize=3)
         axes.text(
             100 * accuracy.high + 1, row, f"{100 * accuracy.value:.1f} %", va="center", fontsize=9
         )
@@ -59,7 +59,7 @@ def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
             error = [[value - low], [high - value]]
             axes.barh(number + aside, value, 0.38, xerr=error, color=_OURS, capsize=3)
     axes.set(yticks=range(len(cells)), xlim=(0, 100), title=column)
-    axes.set_xlabel("top-1, % (blue: measured; grey: the paper's)")
+    axes.set_xlabel("top-1, % (blue: measured; gray: the paper's)")
     axes.set_yticklabels(list(cells))
     axes.invert_yaxis()
     return figure
@@ -125,7 +125,7 @@ def tsne(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], seed:
     Args:
       features: float [N, D].
       labels: int [N].
-      classes: names; the first 20 that occur have a colour, the others are grey.
+      classes: names; the first 20 that occur have a color, the others are gray.
       seed: of t-SNE.
     """
     from sklearn.manifold import TSNE  # takes a second
@@ -135,11 +135,11 @@ def tsne(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], seed:
     places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
-    colours = matplotlib.colormaps["tab20"]
+    colors = matplotlib.colormaps["tab20"]
     for number, label in enumerate(np.unique(labels)):
         x, y = places[labels == label].T
-        if number < colours.N:
-            axes.scatter(x, y, s=12, color=colours(number), label=classes[label])
+        if number < colors.N:
+            axes.scatter(x, y, s=12, color=colors(number), label=classes[label])
         else:
             axes.scatter(x, y, s=12, color="lightgrey")
     axes.set(xticks=[], yticks=[])

@@ -81,7 +81,7 @@ def image(caption: str, path: Path) -> str:
 
 def row(*pictures: tuple[str, bytes | None, str, str]) -> str:
     """Pictures side by side, each as caption, content (None: it is gone), format, and "query",
-    "same" or "other", which colours its frame."""
+    "same" or "other", which colors its frame."""
     shown = "".join(
         _figure(caption, content, kind, of)
         if content is not None

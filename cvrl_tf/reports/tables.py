@@ -93,7 +93,7 @@ LEGEND = (
 BASELINES = {
     "random": "Random weights",
     "random_calibrated": "Random weights, calibrated statistics",
-    "mean_colour": "Mean colour of the clip",
+    "mean_color": "Mean color of the clip",
 }
 
 
@@ -213,7 +213,7 @@ def markdown(runs: Sequence[Measurement]) -> str:
         parts.append(_markdown_row(["", *columns]) + _markdown_row(["---"] * (1 + len(columns))))
         parts += [_markdown_row([row, *map(str, of.values())]) for row, of in rows.items()]
         parts.append("\n")
-    names = ["cell", "top-1, %", "protocol", "labelled videos", "epochs", "seed", "source"]
+    names = ["cell", "top-1, %", "protocol", "labeled videos", "epochs", "seed", "source"]
     parts.append("## Runs\n\n" + _markdown_row(names) + _markdown_row(["---"] * len(names)))
     for run in runs:
         before, with_labels = run.epochs

@@ -31,7 +31,7 @@ class Classifier(Task):
         """Args:
         encoder: frames [N, T, H, W, 3] to features [N, D].
         num_classes: from `data.pipeline.num_classes`.
-        freeze_encoder: neither weights nor batch normalisation statistics of the encoder change.
+        freeze_encoder: neither weights nor batch normalization statistics of the encoder change.
         augment: uint8 views [B, V, T, H, W, 3] to float32 frames, in training; none if None.
         normalize_features: to unit length before the linear layer, as the authors' probe does.
         dropout: rate, before the linear layer.
@@ -98,7 +98,7 @@ class Classifier(Task):
         """As Keras's.
 
         Raises:
-          ValueError: `layer_decay` with another optimiser, whose steps don't grow with gradients.
+          ValueError: `layer_decay` with another optimizer, whose steps don't grow with gradients.
         """
         if self._layer_decay != 1 and not isinstance(optimizer, keras.optimizers.SGD):
             raise ValueError(

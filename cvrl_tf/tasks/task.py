@@ -9,12 +9,12 @@ import tf_keras as keras
 NEVER = -1
 
 
-class Health:
+class StepState:
     """What a training step notes for the host to ask for now and then; no weights of the model.
 
     Attributes:
       first_bad_step: int64 [], first step whose loss or gradient was not finite, or `NEVER`.
-      waited: float32 [], seconds that training waited for input since it was last set to 0.
+      input_seconds: float32 [], seconds that training waited for input since it was last set to 0.
       stop: float32 [], above 0 once a worker wants all to stop after a step: a host sets its own,
         and the next step adds up those of all replicas.
     """
@@ -22,7 +22,7 @@ class Health:
     def __init__(self) -> None:
         once = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.first_bad_step = tf.Variable(NEVER, False, dtype=tf.int64, aggregation=once)
-        self.waited = tf.Variable(0.0, False, aggregation=once)
+        self.input_seconds = tf.Variable(0.0, False, aggregation=once)
         self.stop = tf.Variable(0.0, False, aggregation=once)
 
 
@@ -41,7 +41,7 @@ class Task(keras.Model):
         names = ("loss", *metrics, "weight_decay", "gradient_norm")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
         self._skipped = keras.metrics.Sum(name="skipped_records")
-        self.health = Health()
+        self.step_state = StepState()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class Task(keras.Model):
         objective, gradients, metrics = self.gradients(batch)
         replicas = tf.distribute.get_replica_context()
         objective, stop, *gradients = replicas.all_reduce(
-            "sum", [objective, tf.identity(self.health.stop), *gradients]
+            "sum", [objective, tf.identity(self.step_state.stop), *gradients]
         )
-        self.health.stop.assign(stop)
+        self.step_state.stop.assign(stop)
         norm = tf.linalg.global_norm(gradients)
         self._watch(objective, norm)
         # Too large a loss scale, which comes and goes, would leave no mean.
@@ -108,7 +108,7 @@ class Task(keras.Model):
         finite = tf.math.is_finite(objective)
         if not isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
             finite &= tf.math.is_finite(gradient_norm)  # that one lowers its scale and goes on
-        noted = self.health.first_bad_step
+        noted = self.step_state.first_bad_step
         step = tf.cast(self.optimizer.iterations, tf.int64)
         noted.assign(tf.where(~finite & (noted == NEVER), step, noted))
 
@@ -118,7 +118,7 @@ class Task(keras.Model):
             train = super().make_train_function(force)
 
             def timed(iterator: Iterator) -> Any:
-                return train(_TimedIterator(iterator, self.health.waited))
+                return train(_TimedIterator(iterator, self.step_state.input_seconds))
 
             eager = self.run_eagerly
             self.train_function = timed if eager else tf.function(timed, autograph=False)

@@ -27,7 +27,7 @@ class _AfterSteps(keras.callbacks.Callback):
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Optimizer steps done."""
         return int(self.model.optimizer.iterations.numpy())
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -90,7 +90,7 @@ class Preemption(_AfterSteps):
 
     At the last step of an epoch that is after the epoch's test, when `Checkpoints` has saved.
     Several workers save and exit together, at the end of the next step, of which each of them
-    hears through `Health.stop`, whoever got the signal.
+    hears through `StepState.stop`, whoever got the signal.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class Preemption(_AfterSteps):
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self._asked:
-            self.model.health.stop.assign(1.0)
+            self.model.step_state.stop.assign(1.0)
 
     @property
     def _due(self) -> bool:
-        return (self._asked and self._alone) or self.model.health.stop.numpy() > 0
+        return (self._asked and self._alone) or self.model.step_state.stop.numpy() > 0
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
         if step % self._steps_per_epoch and self._due:
@@ -152,7 +152,7 @@ class NotFinite(_AfterSteps):
         self._report, self._learning_rate, self._video_ids = report, learning_rate, video_ids
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
-        bad = int(self.model.health.first_bad_step.numpy())
+        bad = int(self.model.step_state.first_bad_step.numpy())
         if bad < 0:
             return
         rate = self._learning_rate(bad)
@@ -163,7 +163,7 @@ class NotFinite(_AfterSteps):
             f"The loss or the gradient of step {bad} is not finite (learning rate {rate:.3g}). "
             f"The videos of its batch stand in {str(self._report)!r}. The last checkpoint is from "
             "before. Look at these videos, take a lower learning rate or a longer warm-up, or clip "
-            "gradients (global_clipnorm of the optimiser)."
+            "gradients (global_clipnorm of the optimizer)."
         )
 
 
@@ -180,7 +180,7 @@ class ResumedMetrics(keras.callbacks.Callback):
 
 
 class MetricsLog(_AfterSteps):
-    """Metrics as JSON lines and for TensorBoard, by optimiser step."""
+    """Metrics as JSON lines and for TensorBoard, by optimizer step."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class MetricsLog(_AfterSteps):
         if step // self._every == before // self._every:
             return
         values = {f"train/{name}": value for name, value in logs.items()}
-        now, waited = time.monotonic(), self.model.health.waited
+        now, waited = time.monotonic(), self.model.step_state.input_seconds
         if self._since:
             steps, seconds = step - self._since[0], now - self._since[1]
             waiting = float(waited.numpy())

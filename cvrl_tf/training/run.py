@@ -25,7 +25,7 @@ class Data(Protocol):
     @property
     def summary(self) -> dict[str, Any]: ...
 
-    def stream(
+    def train_batches(
         self,
         global_batch: int,
         seed: int = 0,
@@ -33,13 +33,15 @@ class Data(Protocol):
         context: tf.distribute.InputContext | None = None,
     ) -> tf.data.Dataset: ...
 
-    def once(self, global_batch: int, context: tf.distribute.InputContext) -> tf.data.Dataset: ...
+    def eval_batches(
+        self, global_batch: int, context: tf.distribute.InputContext
+    ) -> tf.data.Dataset: ...
 
     def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]: ...
 
-    def damage(self, global_batch: int, seed: int, step: int) -> str | None: ...
+    def train_damage(self, global_batch: int, seed: int, step: int) -> str | None: ...
 
-    def damage_of_once(self) -> str | None: ...
+    def eval_damage(self) -> str | None: ...
 
 
 # What TensorFlow raises in a worker when it does not hear from another.
@@ -96,7 +98,7 @@ class Run:
           train_data: training views.
           task: builds the model, which has `encoder`, `augment`, `checkpoint_roots` and a
             `train_step`.
-          optimizer: builds the optimiser from `learning_rate`; any of Keras.
+          optimizer: builds the optimizer from `learning_rate`; any of Keras.
           learning_rate: builds the schedule from `steps_per_epoch`, `epochs`, `global_batch`.
           global_batch: examples in a step of all replicas together.
           epochs: passes over the training split; what does not fill a batch is left over.
@@ -157,13 +159,13 @@ class Run:
             self._progress.check(seed, self.steps_per_epoch)
             print(f"Resuming from {latest}.")
         elif initial_checkpoint:
-            used = checkpoints.initialise(self.model.encoder, initial_checkpoint)
+            used = checkpoints.initialize(self.model.encoder, initial_checkpoint)
             checkpoints.check_architecture(self.model.encoder, initial_checkpoint)
-            print(f"Encoder initialised from {used}.")
+            print(f"Encoder initialized from {used}.")
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Optimizer steps done."""
         return int(self.model.optimizer.iterations.numpy())
 
     @property
@@ -226,7 +228,7 @@ class Run:
         Raises:
           Stopped: the run can't go on, or another process trains in this folder.
         """
-        with run_folder.held(self.model_dir) if self._is_chief else contextlib.nullcontext():
+        with run_folder.locked(self.model_dir) if self._is_chief else contextlib.nullcontext():
             self._fit_from_here()
 
     def _fit_from_here(self) -> None:
@@ -235,7 +237,7 @@ class Run:
             print(f"All {self._epochs} epochs are done already.")
             return
         if self._is_chief:
-            run_folder.forget_after(self.model_dir, self.step)
+            run_folder.discard_after(self.model_dir, self.step)
             self._write_facts()
         watchers = self._watchers()
         try:
@@ -284,9 +286,9 @@ class Run:
 
     def _damage(self) -> str | None:
         """Which record of the present step, or else of the test data, can't be used, and why."""
-        found = self._train_data.damage(self.global_batch, self._seed, self.step)
+        found = self._train_data.train_damage(self.global_batch, self._seed, self.step)
         if found is None and self._eval_data is not None:
-            found = self._eval_data.damage_of_once()
+            found = self._eval_data.eval_damage()
         return found
 
     def _watchers(self) -> list[keras.callbacks.Callback]:
@@ -331,7 +333,9 @@ class Run:
         first_step = self.step
 
         def train(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return self._train_data.stream(self.global_batch, self._seed, first_step, context)
+            return self._train_data.train_batches(
+                self.global_batch, self._seed, first_step, context
+            )
 
         validation: dict[str, Any] = {}
         if self._eval_data is not None:
@@ -343,7 +347,7 @@ class Run:
                 if epoch % self._eval_every == 0 or epoch == self._epochs
             ]
             validation["validation_data"] = self.strategy.distribute_datasets_from_function(
-                lambda context: data.once(batch, context).repeat()
+                lambda context: data.eval_batches(batch, context).repeat()
             )
         self.model.fit(
             self.strategy.distribute_datasets_from_function(train),
@@ -379,7 +383,7 @@ class Run:
         """The first examples of the first batch, a row of frames for each view, as a picture in the
         folder and for TensorBoard."""
         number = min(_VIEWS_SHOWN, self.global_batch)  # a batch of fewer begins with the same ones
-        batch = next(iter(self._train_data.stream(number, self._seed)))
+        batch = next(iter(self._train_data.train_batches(number, self._seed)))
         views = self.model.augment(batch["frames"], batch["seeds"])
         frames = tf.reshape(views, batch["frames"].shape)
         times = tf.cast(
@@ -396,11 +400,11 @@ class Run:
 
     def _views_spec(self) -> tf.TensorSpec:
         """Of the training views, [B, V, T, H, W, 3]."""
-        return self._train_data.stream(self.global_batch).element_spec["frames"]
+        return self._train_data.train_batches(self.global_batch).element_spec["frames"]
 
 
 def _create_slots(model: keras.Model) -> None:
-    """Creates the optimiser's variables, so that restoring can assert that all of them matched."""
+    """Creates the optimizer's variables, so that restoring can assert that all of them matched."""
     optimizer = model.optimizer
     if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
         optimizer._create_all_weights(model.trainable_variables)

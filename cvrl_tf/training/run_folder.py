@@ -21,7 +21,7 @@ class Stopped(RuntimeError):
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Holds the folder against other runs; the system lets go of it if this process dies.
 
     Raises:
@@ -57,7 +57,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def forget_after(folder: Path, step: int) -> None:
+def discard_after(folder: Path, step: int) -> None:
     """Takes out of the logs what a resumed run is going to say again.
 
     Args:

@@ -15,16 +15,16 @@ from official.projects.video_ssl.ops import video_ssl_preprocess_ops as garden
 from tensorflow.python.ops import random_ops
 
 from cvrl_tf.augment.chain import Augmentation, Chain, ViewChains
-from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Greyscale, Solarise
+from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Grayscale, Solarize
 
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = list(itertools.permutations(range(4)))
 NO_JITTER = {"apply": True, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 ALL_ALWAYS = (
     ColorJitter(probability=1.0),
-    Greyscale(probability=0.5),
+    Grayscale(probability=0.5),
     GaussianBlur(probability=1.0),
-    Solarise(probability=0.5),
+    Solarize(probability=0.5),
 )
 
 
@@ -121,11 +121,11 @@ def test_contrast_takes_the_mean_of_the_clip() -> None:
     np.testing.assert_allclose(changed[:, 0, 0, 0], [0.25, 0.35], atol=1e-6)
 
 
-def test_greyscale_is_the_luma() -> None:
+def test_grayscale_is_the_luma() -> None:
     frames = clip_of(2)
-    grey = Greyscale().apply(tf.constant(frames), tensors({"apply": True})).numpy()
+    gray = Grayscale().apply(tf.constant(frames), tensors({"apply": True})).numpy()
     luma = frames @ np.array([0.2989, 0.5870, 0.1140])  # ITU-R BT.601
-    np.testing.assert_allclose(grey, np.repeat(luma[..., None], 3, axis=-1), atol=1e-6)
+    np.testing.assert_allclose(gray, np.repeat(luma[..., None], 3, axis=-1), atol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "side"), [(224, 23), (112, 11)])
@@ -156,14 +156,14 @@ def test_blur_reaches_as_far_as_its_kernel(height: int, side: int) -> None:
         assert reached.max() + reached.min() == 2 * (height // 2)
 
 
-def test_solarise_inverts_what_is_bright() -> None:
+def test_solarize_inverts_what_is_bright() -> None:
     values = np.array([0, 0.25, 0.499, 0.5, 0.75, 1], np.float32)
     frames = tf.reshape(tf.repeat(values, 3), [1, 2, 3, 3])
-    changed = Solarise().apply(frames, tensors({"apply": True})).numpy()
+    changed = Solarize().apply(frames, tensors({"apply": True})).numpy()
     wanted = [0, 0.25, 0.499, 0.5, 0.25, 0]
     np.testing.assert_allclose(changed[..., 0].ravel(), wanted, atol=1e-7)
     # A half is its own inverse, so what happens at the threshold shows at another one.
-    higher = Solarise(threshold=0.75).apply(frames, tensors({"apply": True})).numpy()
+    higher = Solarize(threshold=0.75).apply(frames, tensors({"apply": True})).numpy()
     np.testing.assert_allclose(higher[..., 0].ravel(), [0, 0.25, 0.499, 0.5, 0.25, 0], atol=1e-7)
 
 
@@ -210,24 +210,24 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return Recorder(monkeypatch)
 
 
-def test_colours_as_the_authors(recorder: Recorder) -> None:
+def test_colors_as_the_authors(recorder: Recorder) -> None:
     branches = set()
     for seed in range(24):
         frames = tf.constant(clip_of(seed))
         recorder.restart(seed)
         theirs = garden.random_color_jitter_3d(frames)
-        _, jitter_draw, *factors, grey_draw = recorder.uniform
+        _, jitter_draw, *factors, gray_draw = recorder.uniform
         params = {"apply": jitter_draw < ColorJitter().probability, "order": recorder.order}
         if params["apply"]:
             drawn = zip(recorder.order, factors, strict=True)
             params |= {OPERATIONS[number]: factor for number, factor in drawn}
         else:
             params |= {**NO_JITTER, "apply": False, "order": ORDERS[0]}
-        grey = grey_draw < Greyscale().probability
+        gray = gray_draw < Grayscale().probability
         ours = ColorJitter().apply(frames, tensors(params))
-        ours = Greyscale().apply(ours, tensors({"apply": grey}))
+        ours = Grayscale().apply(ours, tensors({"apply": gray}))
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=str(params))
-        branches.add((params["apply"], grey))
+        branches.add((params["apply"], gray))
     assert len(branches) == 4
 
 
@@ -246,15 +246,15 @@ def test_blur_as_the_authors(recorder: Recorder, size: int) -> None:
     assert branches == {True, False}
 
 
-def test_solarise_as_the_authors(recorder: Recorder) -> None:
+def test_solarize_as_the_authors(recorder: Recorder) -> None:
     branches = set()
     frames = tf.constant(clip_of(6))
     for seed in range(12):
         recorder.restart(seed)
         theirs = garden.random_solarization(frames)
         (draw,) = recorder.uniform
-        apply = draw < Solarise().probability
-        ours = Solarise().apply(frames, tensors({"apply": apply}))
+        apply = draw < Solarize().probability
+        ours = Solarize().apply(frames, tensors({"apply": apply}))
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
         branches.add(apply)
     assert branches == {True, False}
@@ -307,19 +307,19 @@ def test_distribution_of_blur() -> None:
     assert_uniform(samples(GaussianBlur(sigma=(1.0, 1.5)), 1000)["sigma"], 1.0, 1.5)
 
 
-@pytest.mark.parametrize("augmentation", [Greyscale, Solarise, GaussianBlur, ColorJitter])
+@pytest.mark.parametrize("augmentation", [Grayscale, Solarize, GaussianBlur, ColorJitter])
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.2, 1.0])
 def test_probability(augmentation: type, probability: float) -> None:
     assert_share(samples(augmentation(probability=probability), 2000)["apply"], probability)
 
 
 def test_augmentations_of_a_chain_draw_independently() -> None:
-    chain = Chain([Greyscale(probability=0.5), Solarise(probability=0.5, threshold=0.0)])
+    chain = Chain([Grayscale(probability=0.5), Solarize(probability=0.5, threshold=0.0)])
     frames = np.broadcast_to(np.array([200, 20, 20], np.uint8), (2000, 1, 1, 1, 3))
-    colour = tf.function(chain)(tf.constant(frames), seeds_of(2000)).numpy().reshape(-1, 3)
-    grey = np.ptp(colour, axis=1) < 1e-6
-    inverted = np.where(grey, colour[:, 0] > 0.5, colour[:, 1] > 0.5)
-    table = np.histogram2d(grey, inverted, bins=2)[0]
+    color = tf.function(chain)(tf.constant(frames), seeds_of(2000)).numpy().reshape(-1, 3)
+    gray = np.ptp(color, axis=1) < 1e-6
+    inverted = np.where(gray, color[:, 0] > 0.5, color[:, 1] > 0.5)
+    table = np.histogram2d(gray, inverted, bins=2)[0]
     assert scipy.stats.chisquare(table.ravel()).pvalue > 0.01
 
 
@@ -347,7 +347,7 @@ def test_per_frame_a_still_clip_moves() -> None:
         difference = np.abs(augmented[:, one] - augmented[:, other])
         assert np.all(difference.max(axis=(1, 2, 3)) > 0.02)
     # Frames stay at their place: each is its own frame, changed, and not another clip's.
-    places = Chain([Solarise(probability=0.0)], per_frame=True)
+    places = Chain([Solarize(probability=0.0)], per_frame=True)
     noise = np.random.default_rng(1).integers(0, 256, (3, 4, 5, 6, 3), np.uint8)
     np.testing.assert_allclose(places(noise, seeds_of(3)), noise / 255, atol=1e-6)
 
@@ -363,9 +363,9 @@ def test_any_still_clip_stays_still(
 ) -> None:
     every = (
         ColorJitter(probability=1.0),
-        Greyscale(probability=1.0),
+        Grayscale(probability=1.0),
         GaussianBlur(probability=1.0),
-        Solarise(probability=1.0),
+        Solarize(probability=1.0),
     )
     num_frames, *size = shape
     frame = np.random.default_rng(content).integers(0, 256, (1, 1, *size, 3), np.uint8)
@@ -431,7 +431,7 @@ def test_views_of_an_example_stand_side_by_side() -> None:
 
 def test_each_view_has_its_chain_and_its_seed() -> None:
     frames, seeds = views_of_known_values()
-    invert = Chain([Solarise(probability=1.0, threshold=0.0)])
+    invert = Chain([Solarize(probability=1.0, threshold=0.0)])
     augmented = ViewChains([Chain(), invert])(frames, seeds).numpy()
     wanted = np.array([0, 245, 40, 205, 80, 165]) / 255
     np.testing.assert_allclose(augmented[:, 0, 0, 0, 0], wanted, atol=1e-7)

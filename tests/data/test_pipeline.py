@@ -35,7 +35,7 @@ def assert_same(ours: list[dict], theirs: list[dict]) -> None:
 
 
 def test_shapes(noise_records: Path, one_worker: Contexts) -> None:
-    (batch,) = take(training(noise_records).stream(5, 0, 0, one_worker(1)), 1)
+    (batch,) = take(training(noise_records).train_batches(5, 0, 0, one_worker(1)), 1)
     assert batch["frames"].shape == (5, 2, 4, 16, 16, 3) and batch["frames"].dtype == np.uint8
     assert batch["seeds"].shape == (5, 2, 2) and batch["seeds"].dtype == np.int32
     assert batch["label"].shape == (5,) and set(batch["label"]) <= {0, 1}
@@ -44,22 +44,24 @@ def test_shapes(noise_records: Path, one_worker: Contexts) -> None:
 
 def test_stream_is_a_function_of_seed_and_step(noise_records: Path, one_worker: Contexts) -> None:
     data = training(noise_records, shuffle_buffer=7)
-    whole = take(data.stream(5, 3, 0, one_worker(1)), 8)  # 3 steps an epoch
-    assert_same(take(data.stream(5, 3, 0, one_worker(1)), 8), whole)
-    assert_same(take(data.stream(5, 3, 4, one_worker(1)), 4), whole[4:])  # resumed mid-epoch
-    assert_same(take(data.stream(5, 3, 6, one_worker(1)), 2), whole[6:])
-    (other,) = take(data.stream(5, 4, 0, one_worker(1)), 1)
+    whole = take(data.train_batches(5, 3, 0, one_worker(1)), 8)  # 3 steps an epoch
+    assert_same(take(data.train_batches(5, 3, 0, one_worker(1)), 8), whole)
+    assert_same(take(data.train_batches(5, 3, 4, one_worker(1)), 4), whole[4:])  # resumed mid-epoch
+    assert_same(take(data.train_batches(5, 3, 6, one_worker(1)), 2), whole[6:])
+    (other,) = take(data.train_batches(5, 4, 0, one_worker(1)), 1)
     assert np.any(other["frames"] != whole[0]["frames"])
     assert np.any(whole[0]["seeds"] != whole[3]["seeds"])  # another epoch, other draws
 
 
 def test_replicas_and_workers_share_the_same_global_batch(noise_records: Path) -> None:
     data = training(noise_records)
-    whole = take(data.stream(8, 0, 0, tf.distribute.InputContext(num_replicas_in_sync=1)), 3)
+    whole = take(data.train_batches(8, 0, 0, tf.distribute.InputContext(num_replicas_in_sync=1)), 3)
 
     def merged(contexts: list[tf.distribute.InputContext], per_worker: int) -> list[dict]:
         """Global batches from what each worker hands to its replicas, in order."""
-        streams = [take(data.stream(8, 0, 0, context), 3 * per_worker) for context in contexts]
+        streams = [
+            take(data.train_batches(8, 0, 0, context), 3 * per_worker) for context in contexts
+        ]
         batches = []
         for step in range(3):
             parts = [s[step * per_worker + r] for s in streams for r in range(per_worker)]
@@ -76,7 +78,7 @@ def test_same_bytes_on_one_thread_and_on_eight(noise_records: Path, one_worker: 
     def on_threads(count: int) -> list[dict]:
         options = tf.data.Options()
         options.threading.private_threadpool_size = count
-        stream = training(noise_records, shuffle_buffer=7).stream(4, 0, 0, one_worker(1))
+        stream = training(noise_records, shuffle_buffer=7).train_batches(4, 0, 0, one_worker(1))
         return take(stream.with_options(options), 6)
 
     assert_same(on_threads(8), on_threads(1))
@@ -105,7 +107,7 @@ def test_same_records_eagerly_and_mapped(noise_records: Path) -> None:
 
 @pytest.fixture(scope="module")
 def three_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """17 videos in three shards; video i has the grey value 15 * i."""
+    """17 videos in three shards; video i has the gray value 15 * i."""
     videos = [np.full((8, 32, 32, 3), 15 * i, np.uint8) for i in range(17)]
     return write_records(tmp_path_factory.mktemp("three"), videos, num_shards=3)
 
@@ -126,8 +128,8 @@ def test_two_workers_cover_an_epoch_of_three_shards(
     three_shards: Path, one_worker: Contexts
 ) -> None:
     data = training(three_shards, shuffle_buffer=4)  # 8 steps an epoch, one example left over
-    batches = by_two_workers(lambda context: data.stream(2, 0, 0, context))
-    assert_same(batches, take(data.stream(2, 0, 0, one_worker(1)), 16))
+    batches = by_two_workers(lambda context: data.train_batches(2, 0, 0, context))
+    assert_same(batches, take(data.train_batches(2, 0, 0, one_worker(1)), 16))
     for epoch in (batches[:8], batches[8:]):
         seen = [number for batch in epoch for number in numbers(batch)]
         assert len(set(seen)) == len(seen) == 16
@@ -135,8 +137,8 @@ def test_two_workers_cover_an_epoch_of_three_shards(
 
 def test_two_workers_meet_each_example_once(three_shards: Path, one_worker: Contexts) -> None:
     data = training(three_shards)
-    batches = by_two_workers(lambda context: data.once(2, context))
-    assert_same(batches, take(data.once(2, one_worker(1)), 16))
+    batches = by_two_workers(lambda context: data.eval_batches(2, context))
+    assert_same(batches, take(data.eval_batches(2, one_worker(1)), 16))
     assert len(batches) == 9
     seen = np.concatenate([numbers(batch) for batch in batches])
     weights = np.concatenate([batch["weight"] for batch in batches])
@@ -159,11 +161,11 @@ def test_an_epoch_has_each_example_at_most_once_and_epochs_differ(noise_records:
 
 def test_once_has_every_example_in_order_and_fills_up(tmp_path: Path, one_worker: Contexts) -> None:
     videos = [np.full((6, 32, 32, 3), 10 * i, np.uint8) for i in range(7)]
-    folder = write_records(tmp_path / "grey", videos, "test")
+    folder = write_records(tmp_path / "gray", videos, "test")
     data = pipeline.Pipeline(
         folder, clips.EvenClips(2, 1, 2), views.EvenCrops(32, 32, 1), split="test"
     )
-    once = data.once(3, one_worker(1))
+    once = data.eval_batches(3, one_worker(1))
     assert once.options().autotune.enabled is False  # see `records.ending_promptly`
     batches = take(once, 100)
     assert len(batches) == 3
@@ -175,9 +177,9 @@ def test_once_has_every_example_in_order_and_fills_up(tmp_path: Path, one_worker
 
 
 def test_two_views_of_a_video_come_from_it(tmp_path: Path, one_worker: Contexts) -> None:
-    """Frames' grey values say where the clips start, and that both are of one video."""
+    """Frames' gray values say where the clips start, and that both are of one video."""
     folder = write_records(tmp_path / "ramps", [ramp_video(40, 32, 32) for _ in range(4)])
-    (batch,) = take(training(folder).stream(4, 0, 0, one_worker(1)), 1)
+    (batch,) = take(training(folder).train_batches(4, 0, 0, one_worker(1)), 1)
     times = np.round(batch["frames"].astype(float).mean(axis=(3, 4, 5)) / 4)
     np.testing.assert_array_equal(np.diff(times, axis=2), 2)
     assert len(np.unique(times[:, :, 0])) > 3
@@ -196,7 +198,7 @@ def test_missing_things_are_named(noise_records: Path, tmp_path: Path) -> None:
     info.save(tmp_path)
     with pytest.raises(ValueError, match="empty: 1 videos were skipped"):
         training(tmp_path)
-    with pytest.raises(ValueError, match="unlabelled"):
+    with pytest.raises(ValueError, match="unlabeled"):
         pipeline.num_classes(tmp_path)
 
 
@@ -221,16 +223,16 @@ def damaged_records(three_shards: Path, tmp_path: Path) -> Path:
 
 def test_damage_ends_the_stream_and_is_found(damaged_records: Path, one_worker: Contexts) -> None:
     data = training(damaged_records, shuffle_buffer=4)
-    delivered = data.stream(2, 0, 0, one_worker(1)).as_numpy_iterator()
+    delivered = data.train_batches(2, 0, 0, one_worker(1)).as_numpy_iterator()
     step = 0
     with pytest.raises(tf.errors.InvalidArgumentError):
         for step, _ in enumerate(delivered, start=1):
-            assert data.damage(2, 0, step - 1) is None
+            assert data.train_damage(2, 0, step - 1) is None
     assert step < 8
-    found = data.damage(2, 0, step)
+    found = data.train_damage(2, 0, step)
     assert found is not None
     assert re.search(r"record \d of .*train-0000[12]-of-00003: ", found), found
-    whole = training(damaged_records).damage_of_once()
+    whole = training(damaged_records).eval_damage()
     assert whole is not None and "record 1 of" in whole and "train-00001-of-00003" in whole
     assert "JPEG" in whole
 
@@ -247,16 +249,16 @@ def test_lost_records_are_named(damaged_records: Path) -> None:
 def test_damaged_records_can_be_passed_over_and_are_counted(
     damaged_records: Path, three_shards: Path, one_worker: Contexts
 ) -> None:
-    whole = take(training(three_shards).stream(2, 0, 0, one_worker(1)), 16)
+    whole = take(training(three_shards).train_batches(2, 0, 0, one_worker(1)), 16)
     data = training(damaged_records, skip_damaged=True)
-    batches = take(data.stream(2, 0, 0, one_worker(1)), 10)
+    batches = take(data.train_batches(2, 0, 0, one_worker(1)), 10)
     seen = [number for batch in batches for number in numbers(batch)]
     planned = [number for batch in whole for number in numbers(batch)]
     assert seen == [number for number in planned if number not in (4, 11, 14)][:20]
     gaps = np.concatenate([batch["skipped"] for batch in batches])
     passed = planned[: 20 + gaps.sum()]
     assert passed[-1] == seen[-1] and gaps.sum() == sum(n in (4, 11, 14) for n in passed) > 2
-    once = take(data.once(3, one_worker(1)), 10)
+    once = take(data.eval_batches(3, one_worker(1)), 10)
     assert len(once) == 6
     weights = np.concatenate([batch["weight"] for batch in once])
     seen = [n for batch in once for n in numbers(batch)]
@@ -266,6 +268,6 @@ def test_damaged_records_can_be_passed_over_and_are_counted(
 
 def test_video_ids_of_a_step(three_shards: Path, one_worker: Contexts) -> None:
     data = training(three_shards, shuffle_buffer=4)
-    for step, batch in enumerate(take(data.stream(3, 1, 0, one_worker(1)), 7)):
+    for step, batch in enumerate(take(data.train_batches(3, 1, 0, one_worker(1)), 7)):
         expected = [f"video_{number}" for number in numbers(batch)]
         assert data.video_ids(3, 1, step) == expected

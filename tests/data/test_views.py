@@ -45,7 +45,7 @@ def test_window_of_the_crop_is_what_the_view_shows() -> None:
             expected = tf.image.resize(cut, [24, 24]).numpy()
             if flip[0]:
                 expected = expected[:, ::-1]
-            # A decoder that starts at the window has no neighbour to interpolate colour from at
+            # A decoder that starts at the window has no neighbor to interpolate color from at
             # its left and right edge, so those two columns differ a little.
             np.testing.assert_allclose(got[index, :, 1:-1], expected[:, 1:-1], atol=0.5 + 1e-3)
             np.testing.assert_allclose(got[index], expected, atol=25)
@@ -172,7 +172,7 @@ def test_three_crops_cover_the_long_side(transpose: bool) -> None:
     assert not flips.numpy().any()
 
 
-def test_centre_crop_of_a_scaled_frame() -> None:
+def test_center_crop_of_a_scaled_frame() -> None:
     windows, _ = views.EvenCrops(224, 256, num_crops=1)(tf.constant([256, 340]), seeds(1)[0])
     np.testing.assert_array_equal(windows, [[16, 58, 224, 224]])
 

@@ -57,7 +57,7 @@ def test_extract(noise_records: Path, batch: int) -> None:
 
 
 class OneNorm(keras.Model):
-    """A convolution, batch normalisation, and the mean."""
+    """A convolution, batch normalization, and the mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_calibrate(noise_records: Path, one_worker: Contexts) -> None:
     calibrate(model, data, batch=5)
 
     means, variances = [], []
-    for examples in data.once(5, one_worker(1)):
+    for examples in data.eval_batches(5, one_worker(1)):
         frames = tf.cast(examples["frames"][:, 0], tf.float32) / 255
         activations = model.conv(frames).numpy().astype(np.float64)
         means.append(activations.mean(axis=(0, 1, 2, 3)))
@@ -97,7 +97,7 @@ def test_calibrate(noise_records: Path, one_worker: Contexts) -> None:
         np.testing.assert_array_equal(weight, was)
 
 
-def test_calibrated_features_are_normalised(noise_records: Path) -> None:
+def test_calibrated_features_are_normalized(noise_records: Path) -> None:
     data = pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
     keras.utils.set_random_seed(0)
     model = OneNorm()

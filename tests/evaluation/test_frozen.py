@@ -11,7 +11,7 @@ import tf_keras as keras
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.evaluation import features, probe
-from cvrl_tf.evaluation.frozen import Comparison
+from cvrl_tf.evaluation.frozen import FrozenEvaluation
 from cvrl_tf.measures import metrics
 from cvrl_tf.models.resnet3d import ResNet3D
 
@@ -39,10 +39,10 @@ def test_measures(
         for split in ("train", "test")
     )
     checkpoint = run / "checkpoints" / "ckpt-1"
-    comparison = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
+    comparison = FrozenEvaluation(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
     found = comparison.run(tmp_path / "features", tmp_path / "pictures")
     assert json.loads(json.dumps(found)) == found
-    assert list(found["encoders"]) == ["trained", "random", "random_calibrated", "mean_colour"]
+    assert list(found["encoders"]) == ["trained", "random", "random_calibrated", "mean_color"]
     for measures in found["encoders"].values():
         assert set(measures["linear_probe"]) == {
             *("top1", "top5", "mean_per_class", "learning_rate", "weight_decay")
@@ -70,5 +70,5 @@ def test_measures(
     # The second time nothing passes the encoder, not even to calibrate it.
     monkeypatch.setattr(features, "extract", None)
     monkeypatch.setattr("cvrl_tf.evaluation.frozen.calibrate", None)
-    again = Comparison(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
+    again = FrozenEvaluation(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
     assert again.run(tmp_path / "features", tmp_path / "pictures") == found

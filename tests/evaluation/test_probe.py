@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_scores() -> None:
 
 
 def test_the_test_features_are_scaled_by_the_training_ones() -> None:
-    """Of each class alone: were the test set standardised by itself, half would be wrong."""
+    """Of each class alone: were the test set standardized by itself, half would be wrong."""
     train, test = gaussians(400, 12, 1), gaussians(800, 12, 2)
     only = test[1] == 2
     assert accuracy(train, (test[0][only], test[1][only]), 4) > 0.99

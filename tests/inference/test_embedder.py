@@ -45,8 +45,8 @@ def embedder(exported_model: Path) -> Embedder:
     return Embedder(exported_model, batch=7)
 
 
-def embed(embedder: Embedder, videos: list[str], output: Path) -> ClipFeatures:
-    embedding.embed(embedder, videos, output, workers=2)
+def embed_videos(embedder: Embedder, videos: list[str], output: Path) -> ClipFeatures:
+    embedding.embed_videos(embedder, videos, output, workers=2)
     return ClipFeatures.load(output)
 
 
@@ -68,7 +68,7 @@ def of_evaluation(
 def test_features_are_those_of_evaluation(
     videos: list[str], embedder: Embedder, exported_model: Path, tmp_path: Path
 ) -> None:
-    found = embed(embedder, videos, tmp_path / "features.npz")
+    found = embed_videos(embedder, videos, tmp_path / "features.npz")
     assert list(found.videos) == [video for video in videos for _ in range(2)]
     assert set(found.results) == {"feature", "embedding"} and found.facts["skipped"] == {}
     ours = found.results["feature"].reshape(len(videos), 2, -1).mean(axis=1)
@@ -86,8 +86,8 @@ def test_records_of_another_kind(videos: list[str], exported_model: Path, tmp_pa
     facts = json.loads((run / "encoder.json").read_text())
     facts |= {"short_side": 24, "record_fps": 20.0, "fps": 10.0}
     (run / "encoder.json").write_text(json.dumps(facts))
-    saved_model.export(run, tmp_path / "model", num_clips=2, num_crops=3)
-    found = embed(Embedder(tmp_path / "model"), videos, tmp_path / "features.npz")
+    saved_model.export_encoder(run, tmp_path / "model", num_clips=2, num_crops=3)
+    found = embed_videos(Embedder(tmp_path / "model"), videos, tmp_path / "features.npz")
     options = FrameOptions(short_side=24, fps=20.0)
     wanted = of_evaluation(exported_model, videos, tmp_path / "records", options, fps=10.0)
     ours = found.results["feature"].reshape(len(videos), 2, -1).mean(axis=1)
@@ -100,7 +100,7 @@ def test_records_of_another_kind(videos: list[str], exported_model: Path, tmp_pa
 
 def test_times_of_the_clips(videos: list[str], embedder: Embedder, tmp_path: Path) -> None:
     """25 frames a second; a clip reaches over 8 frames."""
-    found = embed(embedder, videos, tmp_path / "features.npz")
+    found = embed_videos(embedder, videos, tmp_path / "features.npz")
     begins = np.array([frame / 25 for n in LENGTHS for frame in (0, max(n - 8, 0))])
     ends = np.minimum(begins + 8 / 25, np.repeat(LENGTHS, 2) / 25)
     np.testing.assert_allclose(found.starts, begins, atol=1e-6)
@@ -113,12 +113,12 @@ def test_files_hold_all_there_is(
 ) -> None:
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(Path(videos[0]).read_bytes()[:2000])
-    skipped = embedding.embed(embedder, [str(damaged), *videos], tmp_path / name, workers=2)
+    skipped = embedding.embed_videos(embedder, [str(damaged), *videos], tmp_path / name, workers=2)
     assert list(skipped) == [str(damaged)]
     read = ClipFeatures.load(tmp_path / name)
     assert read.facts["skipped"] == skipped and read.facts["views"] == embedder.views
     assert list(read.videos) == [video for video in videos for _ in range(2)]
-    other = embed(embedder, videos, tmp_path / "other.npz")
+    other = embed_videos(embedder, videos, tmp_path / "other.npz")
     for ours, theirs in ((read.starts, other.starts), (read.ends, other.ends)):
         np.testing.assert_array_equal(ours, theirs)
     for result in ("feature", "embedding"):
@@ -139,7 +139,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_where_a_container_has_no_rate(embedder: Embedder, tmp_path: Path) -> None:
     odd = write_noise_video(tmp_path / "odd.mp4", 12, 0, rate=1000)
-    found = embed(embedder, [str(odd)], tmp_path / "features.npz")
+    found = embed_videos(embedder, [str(odd)], tmp_path / "features.npz")
     assert np.isnan(found.starts).all() and np.isfinite(found.results["feature"]).all()
 
 
@@ -164,10 +164,10 @@ def test_nothing_that_can_be_embedded(embedder: Embedder, tmp_path: Path) -> Non
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     with pytest.raises(ValueError, match="None of 1 videos .* embedded. .*text.mp4: not a video"):
-        embed(embedder, [str(text)], tmp_path / "features.npz")
+        embed_videos(embedder, [str(text)], tmp_path / "features.npz")
     assert not (tmp_path / "features.npz").exists()
     write_noise_video(text, 6, 0)  # mended, the same call succeeds
-    assert set(embed(embedder, [str(text)], tmp_path / "features.npz").videos) == {str(text)}
+    assert set(embed_videos(embedder, [str(text)], tmp_path / "features.npz").videos) == {str(text)}
 
 
 def stop_at(embedder: Embedder, number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -191,16 +191,16 @@ def test_it_goes_on_where_it_stopped(
     seen = stop_at(embedder, 3, monkeypatch)
     output = tmp_path / "features.npz"
     with pytest.raises(KeyboardInterrupt):
-        embed(embedder, videos, output)
+        embed_videos(embedder, videos, output)
     assert seen == videos[:3]
     # Nothing goes on behind the scenes.
     assert not [t for t in threading.enumerate() if t.name.startswith("Thread") and t.daemon]
     assert not multiprocessing.active_children()
     assert len(list((tmp_path / "features.npz.parts").glob("*.npz"))) == 2
-    resumed = embed(embedder, videos, output)
+    resumed = embed_videos(embedder, videos, output)
     assert seen == [*videos[:3], *videos[2:]]
     monkeypatch.undo()
-    whole = embed(embedder, videos, tmp_path / "whole.npz")
+    whole = embed_videos(embedder, videos, tmp_path / "whole.npz")
     for name, rows in whole.results.items():
         np.testing.assert_allclose(resumed.results[name], rows, rtol=1e-5, atol=1e-6)
     assert list(resumed.videos) == list(whole.videos)
@@ -217,16 +217,16 @@ def test_what_was_begun_otherwise_is_not_mixed_in(
     stop_at(embedder, 2, monkeypatch)
     output = tmp_path / "features.npz"
     with pytest.raises(KeyboardInterrupt):
-        embed(embedder, videos, output)
+        embed_videos(embedder, videos, output)
     with pytest.raises(ValueError, match="begun with other videos_sha256"):
-        embed(embedder, videos[1:], output)
+        embed_videos(embedder, videos[1:], output)
     with pytest.raises(ValueError, match="begun with other views"):
-        embed(Embedder(exported_model, num_clips=3), videos, output)
+        embed_videos(Embedder(exported_model, num_clips=3), videos, output)
     # Another encoder in the same place.
     other = Embedder(exported_model)
     monkeypatch.setattr(other, "facts", {**other.facts, "fingerprint": "another"})
     with pytest.raises(ValueError, match="begun with other fingerprint"):
-        embed(other, videos, output)
+        embed_videos(other, videos, output)
 
 
 @pytest.mark.parametrize("crops", [1, 3])
@@ -234,7 +234,7 @@ def test_other_numbers_of_clips_and_crops(
     crops: int, videos: list[str], exported_model: Path, tmp_path: Path
 ) -> None:
     few = Embedder(exported_model, num_clips=5, num_crops=crops)
-    found = embed(few, videos[:1], tmp_path / "features.npz")
+    found = embed_videos(few, videos[:1], tmp_path / "features.npz")
     assert len(found.videos) == 5 and found.results["feature"].shape == (5, 64)
     assert found.facts["views"]["num_crops"] == crops
 

@@ -31,7 +31,7 @@ def random_features(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("dim", [128, 512])
 def test_recall_of_the_index(dim: int, tmp_path: Path) -> None:
-    """Of 100,000 random features, whose neighbours are as hard to tell as any."""
+    """Of 100,000 random features, whose neighbors are as hard to tell as any."""
     features, queries = random_features(100_000, dim), random_features(200, dim, 1)
     path = tmp_path / "features.parquet"
     clips_of(features, [str(n // 10) for n in range(len(features))]).save(path)
@@ -57,8 +57,8 @@ def test_small_sets_are_searched_exactly(tmp_path: Path) -> None:
 
 def test_one_clip_of_each_video(tmp_path: Path) -> None:
     """The ten clips of a video are near each other, and would hide all the others."""
-    centres = random_features(40, 16)
-    features = np.repeat(centres, 10, axis=0) + 0.05 * random_features(400, 16, 1)
+    centers = random_features(40, 16)
+    features = np.repeat(centers, 10, axis=0) + 0.05 * random_features(400, 16, 1)
     videos = [f"video {n // 10}" for n in range(400)]
     clips_of(features, videos).save(tmp_path / "features.npz")
     found = Index(tmp_path / "features.npz").nearest_videos(features[55], 12)

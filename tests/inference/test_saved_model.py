@@ -86,7 +86,7 @@ def smooth_clips(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def bilinear(frames: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Resizes an axis: pixels are areas, so centres lie at halves; no antialiasing."""
+    """Resizes an axis: pixels are areas, so centers lie at halves; no antialiasing."""
     old = frames.shape[axis]
     at = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)
     low = np.floor(at).astype(int)

@@ -28,7 +28,7 @@ from conftest import write_noise_video
 
 from cvrl_tf.inference import server as serving
 from cvrl_tf.inference import upload
-from cvrl_tf.inference.embedder import Embedder, embed
+from cvrl_tf.inference.embedder import Embedder, embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
 
@@ -41,7 +41,7 @@ def embedder(exported_model: Path) -> Embedder:
 @contextlib.contextmanager
 def served(embedder: Embedder, **bounds: object) -> Iterator[str]:
     """The address of a server in a thread of this process."""
-    usual = {"max_megabytes": 100, "max_seconds": 120, "patience": 30, "max_waiting": 16}
+    usual = {"max_megabytes": 100, "max_seconds": 120, "timeout": 30, "max_waiting": 16}
     limits = serving.Limits(**{**usual, "rate": "10000/second", **bounds})
     app = serving.application(embedder, limits, 2)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
@@ -83,7 +83,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_features_are_those_of_embed(
     address: str, embedder: Embedder, videos: list[Path], tmp_path: Path
 ) -> None:
-    embed(embedder, list(map(str, videos)), tmp_path / "features.npz", workers=2)
+    embed_videos(embedder, list(map(str, videos)), tmp_path / "features.npz", workers=2)
     found = ClipFeatures.load(tmp_path / "features.npz")
     means = found.results["feature"].reshape(len(videos), 2, -1).mean(axis=1)
     records = [upload.record_of(str(video), FrameOptions()) for video in videos]
@@ -197,7 +197,7 @@ def dribble(address: str) -> bytes:
 
 def test_slow_clients_keep_nobody_waiting(embedder: Embedder, videos: list[Path]) -> None:
     with (
-        served(embedder, patience=2.0, max_waiting=3) as address,
+        served(embedder, timeout=2.0, max_waiting=3) as address,
         concurrent.futures.ThreadPoolExecutor() as threads,
     ):
         slow = [threads.submit(dribble, address) for _ in range(2)]
@@ -250,7 +250,7 @@ def test_a_decoder_that_takes_too_long(
     embedder: Embedder, tmp_path: Path, videos: list[Path]
 ) -> None:
     long = write_noise_video(tmp_path / "long.mp4", 3000, 0)
-    with served(embedder, max_seconds=1000, patience=1.0) as address:
+    with served(embedder, max_seconds=1000, timeout=1.0) as address:
         status, answer = ask(address, long.read_bytes())
         assert status == 422 and "Not decoded in 1 s" in answer["detail"]
         assert ask(address, videos[0].read_bytes())[0] == 200

@@ -1,4 +1,4 @@
-"""Nearest neighbours against scikit-learn."""
+"""Nearest neighbors against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_nearest_are_scikit_learns(problem: tuple) -> None:
     assert np.mean(indices == expected) > 0.999  # but for ties by rounding
 
 
-def test_more_neighbours_than_there_are(problem: tuple) -> None:
+def test_more_neighbors_than_there_are(problem: tuple) -> None:
     (gallery, _), (queries, _) = problem
     indices, _ = neighbors.nearest(queries[:3], gallery[:5], 5)
     assert np.array_equal(np.sort(indices), np.tile(np.arange(5), (3, 1)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from garden_encoder import randomise
+from garden_encoder import randomize
 
 from cvrl_tf.models import inflation
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
@@ -103,7 +103,7 @@ def torch_features(
 @pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_torchvision(depth: int) -> None:
     tensors = torch_weights(depth)
-    encoder = inflation.inflate(inflation.from_torch(tensors), "centre")
+    encoder = inflation.inflate(inflation.from_torch(tensors), "center")
     assert encoder.get_config()["depth"] == depth
     assert encoder.get_config()["temporal_kernels"] == [1, 1, 3, 3]
     assert_same(encoder(STILL, training=False), torch_features(tensors, NORMALISED))
@@ -118,12 +118,12 @@ def test_the_gardens(tmp_path: Path) -> None:
     from official.vision.modeling.backbones import resnet
 
     garden = resnet.ResNet(50, keras.layers.InputSpec(shape=[None, 64, 96, 3]), norm_epsilon=1e-5)
-    randomise(garden, 0)
+    randomize(garden, 0)
     prefix = str(tmp_path / "ckpt")
     tf.train.Checkpoint(backbone=garden).write(prefix)
     reader = tf.train.load_checkpoint(prefix)
     tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    encoder = inflation.inflate(inflation.from_garden(tensors), "centre")
+    encoder = inflation.inflate(inflation.from_garden(tensors), "center")
     expected = tf.reduce_mean(garden(NORMALISED, training=False)["5"], axis=[1, 2]).numpy()
     assert_same(encoder(STILL, training=False), expected)
 
@@ -168,7 +168,7 @@ def test_simclr() -> None:
     ):
         assert f"model/resnet_model/{name}/.ATTRIBUTES/VARIABLE_VALUE" in named
     head = {"model/_projection_head/linear_layers/0/dense/kernel": np.zeros(3)}
-    encoder = inflation.inflate(inflation.from_simclr({**named, **head}), "centre")
+    encoder = inflation.inflate(inflation.from_simclr({**named, **head}), "center")
     assert encoder.get_config()["width"] == 1
     assert_same(encoder(STILL, training=False), torch_features(tensors, IMAGE, is_simclr=True))
     selective = {"model/resnet_model/block_groups/0/layers/0/se_layer/se_reduce/bias": np.zeros(3)}
@@ -181,13 +181,13 @@ def encoder_of_frames() -> ResNet3D:
         10, 0.25, temporal_kernels=(1,) * 4, stem_kernel=(1, 7, 7), stem_strides=(1, 2, 2)
     )
     encoder.build()
-    randomise(encoder, 3)
+    randomize(encoder, 3)
     return encoder
 
 
 def test_our_own() -> None:
     frames = encoder_of_frames()
-    encoder = inflation.inflate(inflation.from_encoder(frames), "centre")
+    encoder = inflation.inflate(inflation.from_encoder(frames), "center")
     assert encoder.stem.conv.kernel.shape[0] == 5
     expected = frames(IMAGE[:, np.newaxis], training=False).numpy()
     assert_same(encoder(STILL, training=False), expected)
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_named() -> None:
         inflation.from_torch({**tensors, "layer1.0.se.fc1.weight": np.zeros(3)})
     wide = {**tensors, "layer3.0.conv2.weight": np.zeros([512, 256, 3, 3], np.float32)}
     with pytest.raises(ValueError, match=r"\(3, 0, 2\) is \(3, 3, 256, 512\), not"):
-        inflation.inflate(inflation.from_torch(wide), "centre")
+        inflation.inflate(inflation.from_torch(wide), "center")
     short = {name: value for name, value in tensors.items() if not name.startswith("layer4.1")}
     with pytest.raises(ValueError, match=r"\(2, 2, 2, 1\) blocks in the four stages"):
         inflation.from_torch(short)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 from conftest import ROOT
-from garden_encoder import garden_r3d50, randomise
+from garden_encoder import garden_r3d50, randomize
 
 from cvrl_tf import checkpoints
 from cvrl_tf.models import model_garden
@@ -23,7 +23,7 @@ LAYER = "backbone/layer_with_weights"
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, keras.Model]:
     """A checkpoint as the authors write theirs, and its model."""
     model = garden_r3d50()
-    randomise(model, 0)
+    randomize(model, 0)
     prefix = tmp_path_factory.mktemp("published") / "r3d_1x_k600_800ep_backbone-1"
     tf.train.Checkpoint(backbone=model).write(str(prefix))
     return prefix, model

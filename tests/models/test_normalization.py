@@ -1,4 +1,4 @@
-"""Batch normalisation by fused kernels against Keras's synchronised layer."""
+"""Batch normalization by fused kernels against Keras's synchronized layer."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_statistics_are_float32_whatever_the_precision(precision: tf.DType) -> N
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_a_frozen_layer_normalises_by_its_moving_statistics() -> None:
+def test_a_frozen_layer_normalizes_by_its_moving_statistics() -> None:
     x = tf.constant(np.random.default_rng(0).normal(2, 3, (6, 8)), tf.float32)
     frozen = BatchNorm(0.9)
     frozen.trainable = False

@@ -17,7 +17,7 @@ CLIPS = np.random.default_rng(0).uniform(size=(4, 4, 32, 32, 3)).astype(np.float
 
 
 def outcome(recompute: bool, depth: int, under_xla: bool) -> dict[str, list[np.ndarray]]:
-    """Features, gradients, and batch normalisation's statistics after a step on CLIPS."""
+    """Features, gradients, and batch normalization's statistics after a step on CLIPS."""
     keras.utils.set_random_seed(0)
     encoder = ResNet3D(depth, width=0.125, recompute=recompute)
     encoder.build()

@@ -32,7 +32,7 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     assert [video.name for video in found] == sorted(labels(found))
 
 
-def test_folder_of_unlabelled_videos(tmp_path: Path) -> None:
+def test_folder_of_unlabeled_videos(tmp_path: Path) -> None:
     touch(tmp_path, "b.mp4", "a.mkv", "thumbnails/a.jpg")
     assert labels(annotations.read(tmp_path)) == {"a.mkv": None, "b.mp4": None}
 

@@ -34,15 +34,15 @@ CODECS = {
 }
 
 
-def grey_of(frame: int) -> int:
+def gray_of(frame: int) -> int:
     return 40 + 6 * frame
 
 
 def write_clip(path: Path, how: str, width: int = 64, height: int = 48) -> Path:
-    """A ramp clip at 25 frames a second; frame i has the grey value `grey_of(i)`."""
+    """A ramp clip at 25 frames a second; frame i has the gray value `gray_of(i)`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    greys = np.array([grey_of(i) for i in range(LENGTH)], np.uint8)
-    frames = np.broadcast_to(greys[:, None, None, None], (LENGTH, height, width, 3))
+    grays = np.array([gray_of(i) for i in range(LENGTH)], np.uint8)
+    frames = np.broadcast_to(grays[:, None, None, None], (LENGTH, height, width, 3))
     source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r 25 -i -".split()
     command = [FFMPEG, "-loglevel", "error", *source, *how.split(), str(path)]
     subprocess.run(command, input=frames.tobytes(), check=True)
@@ -61,9 +61,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_frames_are_those_that_ffmpeg_decodes(clips: Path) -> None:
     for clip in clips.iterdir():
         encoded = decoding.encode_video(clip, FrameOptions(48))
-        greys = [tf.io.decode_jpeg(jpeg).numpy().mean() for jpeg in jpegs_of(encoded)]
-        expected = [grey_of(i) for i in range(LENGTH)]
-        np.testing.assert_allclose(greys, expected, atol=2.5, err_msg=clip.name)
+        grays = [tf.io.decode_jpeg(jpeg).numpy().mean() for jpeg in jpegs_of(encoded)]
+        expected = [gray_of(i) for i in range(LENGTH)]
+        np.testing.assert_allclose(grays, expected, atol=2.5, err_msg=clip.name)
         assert imageio_ffmpeg.count_frames_and_secs(str(clip))[0] == LENGTH, clip.name
         assert encoded.warning == "", clip.name
 
@@ -71,10 +71,10 @@ def test_frames_are_those_that_ffmpeg_decodes(clips: Path) -> None:
 def test_time_stamps_decide_what_is_shown(clips: Path) -> None:
     """After every 10 frames of 0.04 s the last one stays for another 0.2 s."""
     encoded = decoding.encode_video(clips / "variable_rate.mp4", FrameOptions(48, fps=25))
-    greys = [tf.io.decode_jpeg(jpeg).numpy().mean() for jpeg in jpegs_of(encoded)]
+    grays = [tf.io.decode_jpeg(jpeg).numpy().mean() for jpeg in jpegs_of(encoded)]
     shown = [*range(10), *[9] * 5, *range(10, 20), *[19] * 5, *range(20, 30)]
     shown.append(29)  # the last stays for as long as a frame of this video does on average, 1/19 s
-    np.testing.assert_allclose(greys, [grey_of(i) for i in shown], atol=2.5)
+    np.testing.assert_allclose(grays, [gray_of(i) for i in shown], atol=2.5)
 
 
 def test_what_decodes_of_a_truncated_video_is_kept_if_asked(clips: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_damaged_videos_are_all_accounted_for(clips: Path, tmp_path: Path) -> No
         (tmp_path / "videos" / f"{i:03d}{source.suffix}").write_bytes(
             damaged(source.read_bytes(), rng)
         )
-    write = functools.partial(workers.write_shards, patience=30)
+    write = functools.partial(workers.write_shards, timeout=30)
     videos = annotations.read(tmp_path / "videos")
     split = prepare.prepare(videos, tmp_path / "records", frames=FrameOptions(48), write=write)
     assert split

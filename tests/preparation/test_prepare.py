@@ -1,4 +1,4 @@
-"""Preparation of records, on clips made here; frame i of a ramp clip has the grey value 7 * i."""
+"""Preparation of records, on clips made here; frame i of a ramp clip has the gray value 7 * i."""
 
 import functools
 import os
@@ -396,7 +396,7 @@ def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
         frames=FrameOptions(48),
         num_shards=1,
         seed=1,
-        write=functools.partial(workers.write_shards, patience=4),
+        write=functools.partial(workers.write_shards, timeout=4),
     )
     assert split.skipped == {
         "killer.mp4": "the process that read it died, exit code 9",

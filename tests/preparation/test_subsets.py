@@ -144,10 +144,10 @@ def test_refusals(folder: Path, split: str, fraction: float, name: str, message:
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_unlabelled_data_are_refused(folder: Path) -> None:
+def test_unlabeled_data_are_refused(folder: Path) -> None:
     info = schema.DatasetInfo.load(folder)
     schema.DatasetInfo([], info.short_side, info.splits).save(folder)
-    with pytest.raises(ValueError, match="unlabelled"):
+    with pytest.raises(ValueError, match="unlabeled"):
         subsets.write_subset(folder, "train", 0.1, "some")
 
 

@@ -1,4 +1,4 @@
-"""The gallery shows the videos that the neighbours' indices mean."""
+"""The gallery shows the videos that the neighbors' indices mean."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def data(noise_records: Path) -> tuple[pipeline.Pipeline, pipeline.Pipeline]:
 
 def all_views(data: pipeline.Pipeline) -> dict[str, np.ndarray]:
     context = tf.distribute.InputContext(num_replicas_in_sync=1)
-    batch = next(iter(data.once(data.num_examples, context)))
+    batch = next(iter(data.eval_batches(data.num_examples, context)))
     return {name: value.numpy() for name, value in batch.items()}
 
 
@@ -41,7 +41,7 @@ def test_one_example_is_that_of_the_whole_split(data: tuple) -> None:
 def test_nearest_videos(data: tuple, tmp_path: Path) -> None:
     train, test = data
     examples = [all_views(split) for split in data]
-    # Features whose neighbours are known: the test videos' are those of training videos 3, 4, ...
+    # Features whose neighbors are known: the test videos' are those of training videos 3, 4, ...
     of_train = np.random.default_rng(0).normal(size=(train.num_examples, 2, 8))
     of_test = of_train[3 : 3 + test.num_examples]
     found = gallery.nearest_videos(

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, write_noise_video
 from test_report import results  # noqa: F401 (a fixture)
 
-from cvrl_tf.inference.embedder import Embedder, embed
+from cvrl_tf.inference.embedder import Embedder, embed_videos
 
 pytestmark = pytest.mark.browser
 
@@ -66,7 +66,7 @@ def test_report(results: Path, tmp_path: Path) -> None:  # noqa: F811
 def test_search_page(exported_model: Path, tmp_path: Path, child_environment: dict) -> None:
     videos = [write_noise_video(tmp_path / f"{n}.mp4", 30, n) for n in range(5)]
     embedder = Embedder(exported_model)
-    embed(embedder, list(map(str, videos)), tmp_path / "features.npz", workers=1)
+    embed_videos(embedder, list(map(str, videos)), tmp_path / "features.npz", workers=1)
     page = tmp_path / "found.html"
     flags = f"--index={tmp_path / 'features.npz'}", str(videos[0]), f"--output={page}"
     command = [sys.executable, "-m", "cvrl_tf.search", *flags]

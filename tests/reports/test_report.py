@@ -75,7 +75,7 @@ def results(tmp_path: Path) -> Path:
             "test": data,
         },
         "encoders": {
-            name: measures for name in ("trained", "random", "random_calibrated", "mean_colour")
+            name: measures for name in ("trained", "random", "random_calibrated", "mean_color")
         },
         "confusion": [[15, 5], [5, 15]],
         "test_features": str(folder / "features.npz"),

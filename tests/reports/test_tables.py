@@ -34,7 +34,7 @@ def write_evaluation(path: Path, **content: Any) -> Path:
         top1 = {"value": value, "low": value - 0.1, "high": value + 0.1, "count": 50}
         return {"linear_probe": {"top1": top1}}
 
-    values = {"trained": 0.6, "random": 0.2, "random_calibrated": 0.3, "mean_colour": 0.1}
+    values = {"trained": 0.6, "random": 0.2, "random_calibrated": 0.3, "mean_color": 0.1}
     found = {
         "cell": "1/CVRL",
         "seed": 0,
@@ -103,7 +103,7 @@ def test_an_evaluation_brings_its_baselines_along(tmp_path: Path) -> None:
         "CVRL": pytest.approx((60, 50, 70)),
         "Random weights": pytest.approx((20, 10, 30)),
         "Random weights, calibrated statistics": pytest.approx((30, 20, 40)),
-        "Mean colour of the clip": pytest.approx((10, 0, 20)),
+        "Mean color of the clip": pytest.approx((10, 0, 20)),
     }
     assert str(cells["VINCE"]["k600"]) == "–" and str(cells["CVRL"]["k600"]) == "paper 70.4; no run"
 

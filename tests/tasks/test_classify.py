@@ -1,4 +1,4 @@
-"""Classification: what is frozen, what is normalised, and multi-view testing."""
+"""Classification: what is frozen, what is normalized, and multi-view testing."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_fine_tuning_trains_all_layers_and_statistics(batch: dict) -> None:
         assert np.abs(variable.numpy() - value).max() > 0, variable.name
 
 
-def test_features_are_normalised_before_the_linear_layer(batch: dict) -> None:
+def test_features_are_normalized_before_the_linear_layer(batch: dict) -> None:
     model = classifier(freeze_encoder=True, normalize_features=True)
     frames = tf.cast(batch["frames"][:, 0], tf.float32) / 255
     features = model.encoder(frames, training=False).numpy()

@@ -97,7 +97,7 @@ def test_views_are_those_of_the_first_step(
 ) -> None:
     gin.parse_config_files_and_bindings([recipe], [f"DATA_DIR='{records}'", *SMALL, *params])
     run = gin.get_configurable(Run)(model_dir=tmp_path)
-    stream = run._train_data.stream(run.global_batch, run._seed, run.step, one_worker(1))
+    stream = run._train_data.train_batches(run.global_batch, run._seed, run.step, one_worker(1))
     steps = list(stream.take(2))  # all of the epoch: two videos are left over
     frames = [run.model.augment(batch["frames"], batch["seeds"]) for batch in steps]
     expected = np.round(255 * np.concatenate(frames)).reshape(8, num_views, 4, 32, 32, 3)

@@ -24,7 +24,7 @@ def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> 
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """A video of 8 grey frames in each of 30 classes, but six in the first, unreadable by name."""
+    """A video of 8 gray frames in each of 30 classes, but six in the first, unreadable by name."""
     videos = tmp_path / "videos"
     for i in range(35):
         path = videos / f"class {max(0, i - 5):02d}" / f"übung {i}.mp4"
@@ -62,8 +62,8 @@ def test_good_records(records: Path, tmp_path: Path, child_environment: dict[str
     assert "35/35" in done.stderr and "frames/s" in done.stderr
 
     pixels = np.asarray(Image.open(picture).convert("L"))
-    grey = np.abs(pixels.astype(int) - 100) <= 4
-    assert grey.sum() >= 24 * 6 * 176 * 130  # the frames
+    gray = np.abs(pixels.astype(int) - 100) <= 4
+    assert gray.sum() >= 24 * 6 * 176 * 130  # the frames
     assert (pixels < 50).sum() > 24 * 100  # the captions
 
 

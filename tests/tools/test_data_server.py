@@ -51,7 +51,7 @@ def test_batches_are_those_that_one_machine_prepares(
             noise_records, UniformClips(4, 2, 2), RandomResizedCrop(32), **arguments
         )  # type: ignore[arg-type]
         # From the fourth step on, over the end of the first epoch of 5 steps.
-        stream = pipeline.stream(3, seed=1, first_step=3, context=one_worker(1))
+        stream = pipeline.train_batches(3, seed=1, first_step=3, context=one_worker(1))
         return list(stream.take(7).as_numpy_iterator())
 
     augment = ViewChains([Chain([ColorJitter(probability=1.0)])])

@@ -38,7 +38,7 @@ def test_safetensors(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "R3D-18" in done.stdout
     encoder = checkpoints.load_encoder(output)
-    expected = inflation.inflate(inflation.from_torch(tensors), "centre")
+    expected = inflation.inflate(inflation.from_torch(tensors), "center")
     assert encoder.get_config() == expected.get_config()
     for ours, theirs in zip(encoder.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -120,24 +120,24 @@ def linear_probe(features: dict[str, np.ndarray], classes: dict[str, np.ndarray]
     return float(np.mean((inputs["test"] @ weights).argmax(axis=1) == classes["test"]))
 
 
-def mean_colours(path: Path) -> np.ndarray:
+def mean_colors(path: Path) -> np.ndarray:
     """float [6], 0 to 1: of the whole video and of the object alone."""
     video = read(path)
     return np.concatenate([video.mean(axis=(0, 1, 2)), video[mask(video)].mean(axis=0)]) / 255
 
 
-def test_mean_colours_do_not_give_the_class_away(demo: Path) -> None:
+def test_mean_colors_do_not_give_the_class_away(demo: Path) -> None:
     names = [f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS]
-    colours: dict[str, np.ndarray] = {}
+    colors: dict[str, np.ndarray] = {}
     classes: dict[str, np.ndarray] = {}
     for split in ("train", "test"):
         paths = sorted(demo.glob(f"{split}/*/*.mp4"))
-        colours[split] = np.stack([mean_colours(path) for path in paths])
+        colors[split] = np.stack([mean_colors(path) for path in paths])
         classes[split] = np.array([names.index(path.parent.name) for path in paths])
     # Chance is 1/12; three standard deviations of 180 guesses are 6 %.
-    assert linear_probe(colours, classes) < 1 / 12 + 0.065
-    # The probe can tell: it finds the class once the colours hold a trace of it.
-    marked = {key: np.c_[value, np.eye(12)[classes[key]] * 0.05] for key, value in colours.items()}
+    assert linear_probe(colors, classes) < 1 / 12 + 0.065
+    # The probe can tell: it finds the class once the colors hold a trace of it.
+    marked = {key: np.c_[value, np.eye(12)[classes[key]] * 0.05] for key, value in colors.items()}
     assert linear_probe(marked, classes) > 0.9
 
 

@@ -113,7 +113,7 @@ def test_recipes_build_behind_their_overlay(
         assert len(files) == 2, "a recipe, and what stands behind it"
         gin.parse_config_files_and_bindings(files, params)
         if "cvrl_tf.evaluate" in step:
-            assert gin.get_configurable(frozen.Comparison)().num_classes == 2
+            assert gin.get_configurable(frozen.FrozenEvaluation)().num_classes == 2
             continue
         run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
         assert run.model.encoder.get_config()["width"] == 0.125

@@ -288,7 +288,7 @@ def test_mixed_precision(
 def test_a_second_run_in_the_same_folder_is_refused(noise_records: Path, tmp_path: Path) -> None:
     first = new_run(tmp_path, noise_records)
     with (
-        run_folder.held(first.model_dir),
+        run_folder.locked(first.model_dir),
         pytest.raises(run_folder.Stopped, match=f"in use by process {os.getpid()} on"),
     ):
         new_run(tmp_path, noise_records).fit()
@@ -378,7 +378,7 @@ def test_seed_gives_the_initial_weights(noise_records: Path, tmp_path: Path) -> 
 def test_tensorboard_shows_the_views_of_the_first_batch(
     undisturbed: Run, one_worker: Callable
 ) -> None:
-    (batch,) = undisturbed._train_data.stream(5, 0, 0, one_worker(1)).take(1)
+    (batch,) = undisturbed._train_data.train_batches(5, 0, 0, one_worker(1)).take(1)
     views = undisturbed.model.augment(batch["frames"], batch["seeds"]).numpy()
     views = views.reshape(batch["frames"].shape)  # [5, 2, 4, 16, 16, 3]
     (events,) = [
@@ -395,7 +395,7 @@ def test_tensorboard_shows_the_views_of_the_first_batch(
         np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)
 
 
-def test_neighbours_are_asked_every_other_epoch(noise_records: Path, tmp_path: Path) -> None:
+def test_neighbors_are_asked_every_other_epoch(noise_records: Path, tmp_path: Path) -> None:
     crop = views.EvenCrops(16, 16, 1)
     data = [
         pipeline.Pipeline(noise_records, clips.EvenClips(4, 2, 1), crop, split)

@@ -1,4 +1,4 @@
-"""One folder a class, or a folder of unlabelled videos."""
+"""One folder a class, or a folder of unlabeled videos."""
 
 from collections.abc import Sequence
 
@@ -17,16 +17,16 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
     classes = {entry: list(entry.iterdir()) for entry in entries if entry.is_dir()}
     files: dict[epath.Path, str | None] = {path: None for path in entries if path.is_file()}
     flat = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
-    labelled = {
+    labeled = {
         path: parent.name for parent, paths in classes.items() for path in paths if path.is_file()
     }
-    if flat and any(path.suffix.lower() in VIDEO_ENDINGS for path in labelled):
+    if flat and any(path.suffix.lower() in VIDEO_ENDINGS for path in labeled):
         raise ValueError(
             f"{str(source)!r} holds videos ({flat[0].name!r}) and folders of videos: "
-            "either one folder a class, or unlabelled videos alone."
+            "either one folder a class, or unlabeled videos alone."
         )
     videos, ignored = [], []
-    for path, label in (files | labelled).items():
+    for path, label in (files | labeled).items():
         if path.suffix.lower() in VIDEO_ENDINGS:
             videos.append(Video(path, path.relative_to(source).as_posix(), label))
         else:

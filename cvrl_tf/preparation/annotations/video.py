@@ -17,7 +17,7 @@ class Video:
     Attributes:
       path: of the file, which need not be there: it is then reported like any unusable video.
       name: with which the video is reported; unique in a split.
-      label: name of its class; None in unlabelled data.
+      label: name of its class; None in unlabeled data.
       start: seconds into the file at which the record begins; None for its beginning.
       end: seconds into the file before which the record ends; None for its end.
       id: in the records; empty in an annotation.

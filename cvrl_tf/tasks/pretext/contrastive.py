@@ -100,7 +100,7 @@ class ContrastiveLearner(Task):
 
         Args:
           batch: of `data.pipeline`, with two views.
-          training: whether batch normalisation uses the statistics of the batch.
+          training: whether batch normalization uses the statistics of the batch.
 
         Returns:
           What to differentiate: its sum over the replicas is the mean loss over the global batch
@@ -117,7 +117,7 @@ class ContrastiveLearner(Task):
         self, frames: tf.Tensor, seeds: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Features [2B, D] and embeddings [2B, E] of views."""
-        # Both views in one pass, so that batch normalisation sees them together.
+        # Both views in one pass, so that batch normalization sees them together.
         features = self.encoder(self.augment(frames, seeds), training=training)
         return features, self.head(features, training=training)
 
@@ -159,7 +159,7 @@ class ContrastiveLearner(Task):
         Gradient caching (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
         Limited Setup", 2021): embeds all micro-batches, differentiates the loss by the embeddings,
         then embeds each micro-batch again and goes on from there to the weights. Batch
-        normalisation has the statistics of the micro-batch, and its moving ones move once for each.
+        normalization has the statistics of the micro-batch, and its moving ones move once for each.
         """
         parts = [
             (batch["frames"][i : i + size], batch["seeds"][i : i + size])

@@ -25,10 +25,10 @@ def learner(**kwargs: Any) -> ContrastiveLearner:
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, tf.Tensor]:
-    """Four videos, each of its own colour, which both views show with some noise."""
+    """Four videos, each of its own color, which both views show with some noise."""
     rng = np.random.default_rng(0)
-    colours = rng.uniform(100, 150, (4, 1, 1, 1, 1, 3))
-    frames = colours + rng.normal(scale=30, size=(4, 2, 4, 24, 24, 3))
+    colors = rng.uniform(100, 150, (4, 1, 1, 1, 1, 3))
+    frames = colors + rng.normal(scale=30, size=(4, 2, 4, 24, 24, 3))
     return {
         "frames": tf.constant(frames.clip(0, 255).astype(np.uint8)),
         "seeds": tf.zeros([4, 2, 2], tf.int32),
@@ -152,7 +152,7 @@ def test_feature_spread() -> None:
     np.testing.assert_allclose(feature_spread(tf.constant(collapsed)), 0, atol=1e-3)
 
 
-def test_gradient_norm_is_logged_and_clipped_by_the_optimiser(batch: dict) -> None:
+def test_gradient_norm_is_logged_and_clipped_by_the_optimizer(batch: dict) -> None:
     data = tf.data.Dataset.from_tensors(batch)
     changes = []
     for clip in (None, 0.5):
@@ -179,15 +179,15 @@ def test_the_first_step_that_is_not_finite_is_noted(value: float, batch: dict) -
     model.compile(keras.optimizers.SGD(0.01))
     data = tf.data.Dataset.from_tensors(batch)
     model.fit(data.repeat(2), verbose=0)
-    assert model.health.first_bad_step == NEVER
+    assert model.step_state.first_bad_step == NEVER
     model.head.output_layer.bias.assign(tf.fill([16], value))
     model.fit(data.repeat(2), verbose=0)
-    assert model.health.first_bad_step == 2
+    assert model.step_state.first_bad_step == 2
 
 
 @pytest.mark.addons
 def test_both_views_share_the_statistics_of_one_pass(batch: dict) -> None:
-    """In training mode the embeddings are those of all 2B clips normalised together."""
+    """In training mode the embeddings are those of all 2B clips normalized together."""
     model = learner()
     frames = tf.cast(tf.reshape(batch["frames"], [8, 4, 24, 24, 3]), tf.float32) / 255
     together = model(frames, training=True)
@@ -225,7 +225,7 @@ def test_step_has_static_shapes_and_no_python(kwargs: dict, batch: dict) -> None
     model.compile(keras.optimizers.SGD(0.1))
     graph = tf.function(model.train_step).get_concrete_function(batch).graph
     for operation in graph.get_operations():
-        # The last output of the normalisation is scratch memory of GPUs.
+        # The last output of the normalization is scratch memory of GPUs.
         if operation.type not in ("FusedBatchNormV3", "ZerosLike"):
             shapes = [output.shape for output in operation.outputs]
             assert all(shape.is_fully_defined() for shape in shapes), operation
