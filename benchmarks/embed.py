@@ -24,6 +24,7 @@ def main() -> None:
     import tensorflow as tf
 
     from cvrl_tf import checkpoints
+    from cvrl_tf.data.sampling import Sampling
     from cvrl_tf.inference import saved_model
     from cvrl_tf.inference.embedder import Embedder, embed_videos
     from cvrl_tf.models.resnet3d import ResNet3D
@@ -35,7 +36,8 @@ def main() -> None:
             preparation.write_video(Path(path), 340, 256, seed)
         encoder = ResNet3D(depth=50)
         encoder.build()
-        checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
+        sampling = Sampling(FRAMES, 2, None, SIZE, 256, None)
+        checkpoints.save_as_run(encoder, sampling, work / "run")
         saved_model.export_encoder(work / "run", work / "model", num_clips=CLIPS, num_crops=CROPS)
         embedder = Embedder(work / "model", batch=BATCH)
         shape = [VIEWS, FRAMES, SIZE, SIZE, 3]

@@ -27,6 +27,7 @@ from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.reports import measurements
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.training.run import Run
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
 
 TOOLS = Path(__file__).parents[1] / "tools"
 TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 960, 120, 100, 2.0, 12
@@ -71,20 +72,21 @@ def re_encoded(records: Path, folder: Path) -> float:
     """Top-1 of the probe that encodes in every epoch."""
     run = Run(
         model_dir=folder,
-        strategy=distribution.strategy(),
         train_data=views_of(records, "train"),
-        eval_data=views_of(records, "test"),
         task=lambda: Classifier(
             encoder(records), CLASSES, True, ViewChains([Chain()]), normalize_features=True
         ),
-        optimizer=lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
-        learning_rate=lambda **facts: warmup_cosine(
-            **facts, learning_rate=LEARNING_RATE, base_batch=TRAIN, warmup_epochs=EPOCHS // 20
+        optimization=Optimization(
+            optimizer=lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
+            learning_rate=lambda **facts: warmup_cosine(
+                **facts, learning_rate=LEARNING_RATE, base_batch=TRAIN, warmup_epochs=EPOCHS // 20
+            ),
         ),
         global_batch=TRAIN,
-        eval_batch=TEST,
-        eval_every=EPOCHS,
         epochs=EPOCHS,
+        testing=Testing(views_of(records, "test"), batch=TEST, every=EPOCHS),
+        checkpointing=Checkpointing(),
+        execution=Execution(distribution.strategy()),
     )
     kernel = run.model.classifier.kernel
     kernel.assign(np.zeros(kernel.shape))

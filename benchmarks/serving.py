@@ -30,6 +30,7 @@ import preparation
 import tensorflow as tf
 
 from cvrl_tf import checkpoints
+from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.inference import saved_model
 from cvrl_tf.inference.embedder import Embedder, embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
@@ -156,7 +157,8 @@ def main() -> None:
             preparation.write_video(path, 340, 256, seed)
         encoder = ResNet3D(depth=18)
         encoder.build()
-        checkpoints.save_as_run(encoder, (FRAMES, SIZE, SIZE, 3), work / "run")
+        sampling = Sampling(FRAMES, 2, None, SIZE, 256, None)
+        checkpoints.save_as_run(encoder, sampling, work / "run")
         saved_model.export_encoder(work / "run", work / "model", num_clips=CLIPS, num_crops=1)
         embedder = Embedder(work / "model")
         output = work / "features.npz"

@@ -1,9 +1,10 @@
 """Checkpoints: where a run resumes, and encoders for another. Every restore says what matched."""
 
+import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-ENCODER_FILE = "encoder.json"
+from cvrl_tf.data.sampling import Sampling
+from cvrl_tf.models.encoder import Encoder
+
+ENCODER_FILE, ENCODER_VERSION = "encoder.json", 2
 EXPORT_FILE = "assets.extra/cvrl_tf.json"  # in an export; TensorFlow looks for nothing there
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -40,7 +44,7 @@ class Progress(tf.Module):
                 raise ValueError(
                     f"The run's checkpoint has {name}={there}, but now it is {here}: go on with "
                     "the seed, data and batch of before, or choose another --model_dir, perhaps "
-                    "with this run as its run.Run.initial_checkpoint."
+                    "with this run as its settings.Checkpointing.initial."
                 )
 
 
@@ -134,70 +138,169 @@ def initialize(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
     return prefix
 
 
-def check_architecture(encoder: keras.Model, path: str | Path) -> None:
-    """What the shapes of tensors don't tell: strides, padding, normalization of pixels.
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint of a run with what `encoder.json` says of it, resolved once.
 
-    Args:
-      encoder: that the checkpoint's weights are for.
-      path: see `resolve`.
+    Whatever is read from it is of one checkpoint, also while the run goes on.
 
-    Raises:
-      ValueError: the checkpoint's encoder was built with other arguments.
+    Attributes:
+      prefix: of the checkpoint.
+      encoder_config: the encoder's class and arguments, as Keras serializes them.
+      sampling: what its clips are.
+      facts: what else the run said; see `Task.export_facts`.
     """
-    config = Path(resolve(path)).parent.parent / ENCODER_FILE
-    if not config.is_file():
-        return
-    here = encoder.get_config()
-    there = json.loads(config.read_text())["encoder"]["config"]
-    different = [
-        f"{name}={value!r} (here {here[name]!r})"
-        for name, value in there.items()
-        if name in here and name != "recompute" and value != json.loads(json.dumps(here[name]))
-    ]
-    if different:
-        raise ValueError(
-            f"The encoder of {str(path)!r} was built with {', '.join(different)}. Say the same: "
-            '--gin_param="resnet3d.ResNet3D.NAME=VALUE".'
+
+    prefix: str
+    encoder_config: Mapping[str, Any]
+    sampling: Sampling
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "SavedRun":
+        """Find a checkpoint and read what belongs to it.
+
+        Args:
+          path: see `resolve`.
+
+        Raises:
+          FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
+          ValueError: `encoder.json` is of another version and can't be read.
+        """
+        prefix = resolve(path)
+        content = _read_encoder_file(encoder_file(prefix))
+        return cls(prefix, content.pop("encoder"), content.pop("sampling"), content)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.prefix).parent.parent
+
+    def new_encoder(self, **options: Any) -> Encoder:
+        """Rebuild the encoder, randomly initialized.
+
+        Args:
+          options: of `Encoder.options`; those of the run are not taken over.
+        """
+        stored = self._unbuilt_encoder()
+        config = {k: v for k, v in stored.get_config().items() if k not in stored.options}
+        encoder = type(stored).from_config(config | options)
+        encoder.build()
+        return encoder
+
+    def _unbuilt_encoder(self) -> Encoder:
+        return keras.saving.deserialize_keras_object(dict(self.encoder_config))
+
+    def load_encoder(self, **options: Any) -> Encoder:
+        """Rebuild the encoder with its weights.
+
+        Raises:
+          ValueError: the weights do not fit the architecture.
+        """
+        encoder = self.new_encoder(**options)
+        initialize(encoder, self.prefix)
+        return encoder
+
+    def load_head(self) -> keras.Model | None:
+        """Rebuild the head that gives embeddings, with its weights; None if there is none."""
+        if "head" not in self.facts:
+            return None
+        head = keras.saving.deserialize_keras_object(self.facts["head"])
+        head.build((None, self._unbuilt_encoder().feature_dim))
+        initialize(head, self.prefix, "head")
+        return head
+
+    def load_classifier(self) -> keras.layers.Layer | None:
+        """Rebuild the linear classifier with its weights; None if there is none."""
+        if "labels" not in self.facts:
+            return None
+        classifier = keras.layers.Dense(len(self.facts["labels"]))
+        classifier.build((None, self._unbuilt_encoder().feature_dim))
+        initialize(classifier, self.prefix, "classifier")
+        return classifier
+
+    def check(self, encoder: Encoder) -> None:
+        """Check what the shapes of tensors don't tell: strides, padding, normalization of pixels.
+
+        Args:
+          encoder: that the checkpoint's weights are for.
+
+        Raises:
+          ValueError: the checkpoint's encoder is of another class, or has other arguments.
+        """
+        kind = self.encoder_config["class_name"]
+        if kind != type(encoder).__name__:
+            raise ValueError(
+                f"The encoder of {self.prefix!r} is a {kind}, not a {type(encoder).__name__}: "
+                "bind ENCODER to the same class."
+            )
+        here = json.loads(json.dumps(encoder.get_config()))
+        different = [
+            f"{name}={value!r} (here {here[name]!r})"
+            for name, value in self.encoder_config["config"].items()
+            if name in here and name not in encoder.options and value != here[name]
+        ]
+        if different:
+            raise ValueError(
+                f"The encoder of {self.prefix!r} was built with {', '.join(different)}. Say the "
+                f'same: --gin_param="MODULE.{kind}.NAME=VALUE".'
+            )
+
+
+def encoder_file(prefix: str) -> Path:
+    """Where a run says what its encoder is; the file need not be there."""
+    return Path(prefix).parent.parent / ENCODER_FILE
+
+
+def _read_encoder_file(path: Path) -> dict[str, Any]:
+    """The content of `encoder.json` in the present version."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {ENCODER_FILE} in {str(path.parent)!r}, which a run writes beside its checkpoints "
+            "folder; without it the architecture is unknown."
         )
-
-
-# How an encoder's clips come about, beside their shape; see `save_encoder_config`.
-SAMPLING = ("stride", "fps", "short_side", "record_fps")
+    content = json.loads(path.read_text())
+    version = content.pop("version", 1)
+    if version > ENCODER_VERSION:
+        raise ValueError(
+            f"{str(path)!r} is of version {version}; this cvrl_tf reads up to {ENCODER_VERSION}: "
+            "install a newer one."
+        )
+    if version == ENCODER_VERSION:
+        return {**content, "sampling": Sampling.of(content["sampling"])}
+    num_frames, size, *_ = content.pop("input_shape")
+    names = ("stride", "fps", "short_side", "record_fps")
+    if unknown := [name for name in names if name not in content]:
+        raise ValueError(
+            f"{str(path)!r} is of an earlier version and lacks {', '.join(unknown)}: write them "
+            "into it; docs/formats.md says what they are."
+        )
+    known = {name: content.pop(name) for name in names}
+    return {**content, "sampling": Sampling(num_frames=num_frames, size=size, **known)}
 
 
 def save_encoder_config(
-    encoder: keras.Model,
-    input_shape: tuple,
-    folder: str | Path,
-    stride: int = 2,
-    fps: float | None = None,
-    short_side: int = 256,
-    record_fps: float | None = None,
-    **facts: Any,
+    encoder: Encoder, sampling: Sampling, folder: str | Path, **facts: Any
 ) -> None:
-    """Writes beside the checkpoints what `load_encoder` and the export need.
+    """Write beside the checkpoints what `SavedRun` reads.
 
     Args:
-      encoder: a serializable Keras model.
-      input_shape: (T, H, W, 3) of the clips it was trained on.
+      encoder: registered with Keras.
+      sampling: of the clips it was trained on.
       folder: the run's folder.
-      stride: of the clips; the authors' is 2.
-      fps: the rate in which it counts, see `clips.at_rate`.
-      short_side: of the records' frames, pixels.
-      record_fps: to which the records' videos were resampled; None for their own.
-      facts: what else the export must know, for JSON; see `saved_model.export_encoder`.
+      facts: what else the export must know, for JSON; see `Task.export_facts`.
     """
     content = {
+        "version": ENCODER_VERSION,
         "encoder": keras.saving.serialize_keras_object(encoder),
-        "input_shape": list(input_shape),
-        **dict(zip(SAMPLING, (stride, fps, short_side, record_fps), strict=True)),
+        "sampling": dataclasses.asdict(sampling),
         **facts,
     }
     (Path(folder) / ENCODER_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path, **facts: Any) -> str:
-    """Writes an encoder as a run would, for `initial_checkpoint`, export and evaluation.
+def save_as_run(encoder: Encoder, sampling: Sampling, folder: str | Path, **facts: Any) -> str:
+    """Write an encoder as a run would, for `initial` checkpoints, export and evaluation.
 
     Args: as `save_encoder_config`; the folder is made.
 
@@ -205,81 +308,34 @@ def save_as_run(encoder: keras.Model, input_shape: tuple, folder: str | Path, **
       The checkpoint's prefix.
     """
     (Path(folder) / "checkpoints").mkdir(parents=True)
-    save_encoder_config(encoder, input_shape, folder, **facts)
+    save_encoder_config(encoder, sampling, folder, **facts)
     prefix = Path(folder) / "checkpoints" / "ckpt"
     return tf.train.Checkpoint(encoder=encoder).save(str(prefix))
 
 
-def encoder_facts(path: str | Path) -> dict[str, Any]:
-    """What stands in `encoder.json` of a run.
+def encoder_of(
+    build: Callable[..., Encoder],
+    checkpoint: str | Path | None = None,
+    recompute: bool | None = None,
+) -> Encoder:
+    """Build the encoder of a recipe, or one for a checkpoint's weights.
 
     Args:
-      path: see `resolve`.
+      build: makes an encoder, if there is no checkpoint.
+      checkpoint: whose class and arguments are taken instead; see `resolve`.
+      recompute: the encoder's option of that name; None leaves it alone.
 
     Raises:
-      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
+      FileNotFoundError, ValueError: see `SavedRun.open`.
     """
-    config = Path(resolve(path)).parent.parent / ENCODER_FILE
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"No {ENCODER_FILE} in {str(config.parent)!r}, which a run writes beside its "
-            "checkpoints folder; without it the architecture is unknown."
-        )
-    return json.loads(config.read_text())
-
-
-def sampling_of(path: str | Path) -> dict[str, Any]:
-    """How the clips of a run came about: `SAMPLING`, out of its `encoder.json`.
-
-    Args:
-      path: see `resolve`.
-
-    Raises:
-      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
-      ValueError: the run is of an earlier version, which did not say it.
-    """
-    facts = encoder_facts(path)
-    if unknown := [name for name in SAMPLING if name not in facts]:
-        raise ValueError(
-            f"{ENCODER_FILE} of {str(path)!r} is of an earlier version and lacks "
-            f"{', '.join(unknown)}: write them into it; docs/formats.md says what they are."
-        )
-    return {name: facts[name] for name in SAMPLING}
-
-
-def encoder_of(checkpoint: str | Path | None, build: Callable[..., keras.Model]) -> keras.Model:
-    """The encoder for a checkpoint's weights: of the architecture that it was trained with.
-
-    Args:
-      checkpoint: see `resolve`; None for none.
-      build: makes an encoder. What the checkpoint does not settle (all without one, and with one
-        how much is recomputed) is its own.
-
-    Raises:
-      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
-    """
+    options = {} if recompute is None else {"recompute": recompute}
     if checkpoint is None:
-        return build()
-    config = encoder_facts(checkpoint)["encoder"]["config"]
-    return build(**{name: value for name, value in config.items() if name != "recompute"})
+        return build(**options)
+    return SavedRun.open(checkpoint).new_encoder(**options)
 
 
-def build_encoder(path: str | Path) -> keras.Model:
-    """Rebuilds the encoder of a run, randomly initialized.
-
-    Args:
-      path: see `resolve`.
-
-    Raises:
-      FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
-    """
-    encoder = keras.saving.deserialize_keras_object(encoder_facts(path)["encoder"])
-    encoder.build((None, None, None, None, 3))
-    return encoder
-
-
-def load_encoder(path: str | Path) -> keras.Model:
-    """The encoder of a run: clips, float [B, T, H, W, 3] in [0, 1], to features [B, D].
+def load_encoder(path: str | Path) -> Encoder:
+    """Load the encoder of a run: clips, float [B, T, H, W, 3] in [0, 1], to features [B, D].
 
     Args:
       path: a run's folder, which means its latest checkpoint, or what else `resolve` knows.
@@ -288,9 +344,7 @@ def load_encoder(path: str | Path) -> keras.Model:
       FileNotFoundError: no checkpoint, or no `encoder.json` in the run's folder.
       ValueError: the weights do not fit the architecture.
     """
-    encoder = build_encoder(path)
-    initialize(encoder, path)
-    return encoder
+    return SavedRun.open(path).load_encoder()
 
 
 def fingerprint(*layers: keras.layers.Layer) -> str:

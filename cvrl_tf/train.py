@@ -19,7 +19,7 @@ _MODEL_DIR = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     commands.start(argv)
     # Not needed for --help, and it brings TensorFlow.
-    from cvrl_tf.training import run_folder
+    from cvrl_tf.training import failures
     from cvrl_tf.training.run import Run
 
     with commands.explained():
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     folder = Path(_MODEL_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.gin").write_text(gin.operative_config_str())
-    with commands.explained(run_folder.Stopped):
+    with commands.explained(failures.Stopped):
         run.fit()
 
 

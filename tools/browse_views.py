@@ -26,6 +26,7 @@ from cvrl_tf import commands  # commands before TensorFlow, which it makes quiet
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.evaluation.frozen import FrozenEvaluation
 from cvrl_tf.training.run import Run
+from cvrl_tf.training.settings import Execution
 
 commands.define_gin_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Picture: .png, .gif or .webp.", required=True)
@@ -83,8 +84,8 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
         augment = ViewChains([Chain()])
         batches = data.eval_batches(min(num_clips, data.num_examples))
     elif _is_configured(Run):
-        names = "train_data", "seed", "global_batch", "task"
-        data, seed, global_batch, _ = _bound(Run, *names)
+        data, global_batch, _ = _bound(Run, "train_data", "global_batch", "task")
+        (seed,) = _bound(Execution, "seed")
         task = gin.get_bindings(Run, resolve_references=False)["task"]
         with gin.config_scope(task.scopes):
             (augment,) = _bound(task.configurable.wrapped, "augment")

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
             written = str(output)
         else:
             encoder, unused = model_garden.load(_CHECKPOINT.value, _DEPTH.value, _WIDTH.value)
-            written = checkpoints.save_as_run(encoder, model_garden.CLIP, output)
+            written = checkpoints.save_as_run(encoder, model_garden.SAMPLING, output)
     print(f"Converted all {len(encoder.variables)} tensors of the encoder into {written}.")
     if unused:
         print(f"No part of it: {', '.join(unused)}.")

@@ -25,7 +25,6 @@ _HOW = flags.DEFINE_enum(
 )
 _LIKE = flags.DEFINE_string("like", None, "A run, whose kernels in time and stem it is to have.")
 
-_CLIP = (16, 224, 224, 3)  # of the paper's recipes
 _OPEN = ("temporal_kernels", "stem_kernel", "stem_strides", "stem_pool")  # by networks of images
 
 
@@ -35,25 +34,24 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from cvrl_tf import checkpoints
-    from cvrl_tf.models import inflation
+    from cvrl_tf.models import inflation, model_garden
 
     source, output = Path(_SOURCE.value), Path(_OUTPUT.value)
     if output.exists():
         sys.exit(f"{str(output)!r} is there already: remove it, or choose another --output.")
-    clip, like, sampling = _CLIP, None, {}
+    like, sampling = None, model_garden.SAMPLING
     with commands.explained():
         if _LIKE.value:
-            facts = checkpoints.encoder_facts(_LIKE.value)
-            clip = tuple(facts["input_shape"])
-            sampling = checkpoints.sampling_of(_LIKE.value)
-            like = {name: facts["encoder"]["config"][name] for name in _OPEN}
+            run = checkpoints.SavedRun.open(_LIKE.value)
+            sampling = run.sampling
+            like = {name: run.encoder_config["config"][name] for name in _OPEN}
         if source.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
             network = inflation.from_torch(load_file(source))
         else:
             prefix = checkpoints.resolve(source)
-            if (Path(prefix).parent.parent / checkpoints.ENCODER_FILE).exists():
+            if checkpoints.encoder_file(prefix).exists():
                 network = inflation.from_encoder(checkpoints.load_encoder(source))
             else:
                 reader = tf.train.load_checkpoint(prefix)
@@ -65,7 +63,7 @@ def main(argv: list[str]) -> None:
     about = source / "run.json"
     aside = output.with_name(f".{output.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    checkpoints.save_as_run(encoder, clip, aside, **sampling)
+    checkpoints.save_as_run(encoder, sampling, aside)
     if about.exists():  # our own run, whose epochs a report wants to know
         shutil.copy(about, aside)
     aside.rename(output)  # all of it or nothing

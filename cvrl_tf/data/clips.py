@@ -1,18 +1,25 @@
-"""Which frames make a clip: indices, no pixels yet (section 3.3 of the paper, temporal part).
+"""Which frames make a clip: positions, no pixels yet (section 3.3 of the paper, temporal part).
 
-A sampler is called with the number of frames L of a video and a seed, and answers frame indices
-int32 [V, T]: V clips of T frames, `stride` apart. A video shorter than a clip loops.
+A sampler is called with the number of frames L of a video and a seed, and returns positions
+int32 [V, T]: V clips of T frames, `stride` apart. Where a video is shorter than a clip, they go on
+beyond its end: `frames_at` loops.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import tensorflow as tf
 
 
 class ClipSampler(Protocol):
-    """Frame indices [V, T] from a video's length, int32 [], and a seed, int32 [2]; T and the stride
-    stand beside them."""
+    """Positions [V, T] from a video's length, int32 [], and a seed, int32 [2].
+
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of a clip to the next, at pace 1.
+      num_clips: V.
+    """
 
     @property
     def num_frames(self) -> int: ...
@@ -26,12 +33,12 @@ class ClipSampler(Protocol):
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor: ...
 
 
-def _consecutive(starts: tf.Tensor, num_frames: int, stride: int, length: tf.Tensor) -> tf.Tensor:
-    """Indices [V, T] of clips that begin at `starts` [V], looping over a video of `length`."""
-    return (starts[:, tf.newaxis] + tf.range(num_frames) * stride) % length
+def _from(starts: tf.Tensor, num_frames: int, stride: int | tf.Tensor) -> tf.Tensor:
+    """Positions [V, T] of clips that begin at `starts` [V], with one stride or one each [V, 1]."""
+    return starts[:, tf.newaxis] + tf.range(num_frames) * stride
 
 
-def _num_starts(num_frames: int, stride: int, length: tf.Tensor) -> tf.Tensor:
+def _num_starts(num_frames: int, stride: int | tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     """How many starts leave the whole clip inside the video; at least 1."""
     return tf.maximum(length - (num_frames - 1) * stride, 1)
 
@@ -61,7 +68,7 @@ class UniformClips:
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([self.num_clips], seed)
         starts = _below(draws, _num_starts(self.num_frames, self.stride, length))
-        return _consecutive(starts, self.num_frames, self.stride, length)
+        return _from(starts, self.num_frames, self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +98,7 @@ class DecreasingPair:
         first = _below(draws[1], num_starts - delta)
         pair = tf.stack([first, first + delta])
         starts = tf.where(draws[2] < 0.5, pair, tf.reverse(pair, [0]))
-        return _consecutive(starts, self.num_frames, self.stride, length)
+        return _from(starts, self.num_frames, self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,20 +141,94 @@ class EvenClips:
             starts = tf.cast([last / 2], tf.int32)
         else:
             starts = tf.cast(tf.linspace(0.0, last, self.num_clips), tf.int32)
-        return _consecutive(starts, self.num_frames, self.stride, length)
+        return _from(starts, self.num_frames, self.stride)
 
 
-def at_rate(
+@dataclasses.dataclass(frozen=True)
+class ConsecutiveClips:
+    """Clips one behind the other, the first start uniform over what leaves all of them inside.
+
+    Clip v begins at start + v * (T * stride + gap).
+
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of the clip to the next.
+      num_clips: V.
+      gap: frames between the end of a clip and the beginning of the next.
+    """
+
+    num_frames: int
+    stride: int
+    num_clips: int
+    gap: int = 0
+
+    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        step = self.num_frames * self.stride + self.gap
+        room = length - (self.num_clips - 1) * step
+        start = _below(
+            tf.random.stateless_uniform([1], seed), _num_starts(self.num_frames, self.stride, room)
+        )
+        return _from(start + step * tf.range(self.num_clips), self.num_frames, self.stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class PacedClips:
+    """Clips of several paces: at pace p, frames are p * stride apart. Starts are uniform.
+
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of the clip to the next at pace 1.
+      paces: if `drawn_clips` is None, those of the clips, in order; else to draw from.
+      drawn_clips: V, of paces drawn uniformly and independently.
+    """
+
+    num_frames: int
+    stride: int
+    paces: Sequence[int]
+    drawn_clips: int | None = None
+
+    @property
+    def num_clips(self) -> int:
+        return self.drawn_clips or len(self.paces)
+
+    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        draws = tf.random.stateless_uniform([2, self.num_clips], seed)
+        paces = tf.constant(self.paces, tf.int32)
+        if self.drawn_clips:
+            paces = tf.gather(paces, _below(draws[1], tf.size(paces)))
+        strides = self.stride * paces
+        starts = _below(draws[0], _num_starts(self.num_frames, strides, length))
+        return _from(starts, self.num_frames, strides[:, tf.newaxis])
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the clips of a video lie.
+
+    Attributes:
+      positions: int32 [V, T], frames as the sampler counts them (of the video, or of the same
+        video at another rate), before looping.
+      frames: int32 [V, T], frames of the video, in [0, L).
+      loops: int32 [V, T], how often the video has begun anew before.
+    """
+
+    positions: tf.Tensor
+    frames: tf.Tensor
+    loops: tf.Tensor
+
+
+def place(
     sampler: ClipSampler,
     length: tf.Tensor,
     seed: tf.Tensor,
     frame_rate: tf.Tensor,
     fps: float | None,
-) -> tf.Tensor:
-    """What a sampler would choose if the video had another frame rate.
+) -> Placement:
+    """Place clips in a video; one shorter than a clip loops.
 
-    So that a stride means the same time in videos of any rate: a clip of 16 frames with stride 2 at
-    25 frames a second spans 1.2 s.
+    With `fps` the sampler chooses what it would choose if the video had that frame rate, so that a
+    stride means the same time in all videos: a clip of 16 frames with stride 2 at 25 frames a
+    second spans 1.2 s.
 
     Args:
       sampler: counts in frames.
@@ -155,13 +236,12 @@ def at_rate(
       seed: int32 [2].
       frame_rate: float32 [], of the video; 0 if unknown, and then it is taken as it is.
       fps: the rate in which the sampler counts; None for that of each video.
-
-    Returns:
-      int32 [V, T], frames of the video.
     """
     if fps is None:
-        return sampler(length, seed)
+        positions = sampler(length, seed)
+        return Placement(positions, positions % length, positions // length)
     step = tf.where(frame_rate > 0, frame_rate / fps, 1.0)  # from one frame at `fps` to the next
-    frames = tf.cast(length, tf.float32)
-    indices = sampler(tf.maximum(tf.cast(frames / step, tf.int32), 1), seed)
-    return tf.minimum(tf.cast(tf.cast(indices, tf.float32) * step + 0.5, tf.int32), length - 1)
+    at_rate = tf.maximum(tf.cast(tf.cast(length, tf.float32) / step, tf.int32), 1)
+    positions = sampler(at_rate, seed)
+    frames = tf.cast(tf.cast(positions % at_rate, tf.float32) * step + 0.5, tf.int32)
+    return Placement(positions, tf.minimum(frames, length - 1), positions // at_rate)

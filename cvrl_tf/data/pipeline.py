@@ -1,5 +1,6 @@
 """From records to batches of views, each a function of (seed, epoch, position) alone."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from etils import epath
 
 from cvrl_tf.data import clips as clip_samplers
 from cvrl_tf.data import records, schema, views
+from cvrl_tf.data.sampling import Sampling
 
 # Which draw a seed is for; folded into the seed of the example.
 _CLIPS, _CROPS, _PHOTOMETRIC = range(3)
@@ -21,7 +23,10 @@ class Pipeline:
 
       frames: uint8 [B, V, T, H, W, 3]; V counts clips x crops. Float32 in [0, 1] if the pipeline
         augments them.
-      seeds: int32 [B, V, 2], one a view, for the photometric augmentation.
+      seeds: int32 [B, V, 2], one a view, for the augmentation and for what a task draws.
+      positions: int32 [B, V, T], frames as the sampler counts them, before looping.
+      seconds: float32 [B, V, T], times of the frames in the video; of one that loops they go on.
+        Not numbers where the record knows neither times nor a rate.
       label: int32 [B], -1 in unlabeled data.
       weight: float32 [B], 1, or 0 for what only fills up the last batch of `eval_batches`.
       skipped: int64 [B], damaged records that were passed over just before this example; only with
@@ -54,7 +59,7 @@ class Pipeline:
           split: name of the split.
           shuffle_buffer: see `records.shuffled`. Records are held as JPEGs, so a video of 300
             frames at 340x256 takes about 8 MB.
-          fps: see `clips.at_rate`.
+          fps: see `clips.place`.
           augment: the task's augmentation, if it is to run here, on the host, rather than in the
             training step. The pixels are the same; what goes to the accelerator is four times as
             much.
@@ -83,21 +88,31 @@ class Pipeline:
         self.skip_damaged = skip_damaged
         self._split = split
         self._data = Path(data_dir).name
-        self._records = {"short_side": info.short_side, "record_fps": split_info.fps}
+        self._short_side, self._record_fps = info.short_side, split_info.fps
 
     @property
     def summary(self) -> dict[str, Any]:
         """What a reader of results must know, for JSON: data, the folder's name; split; videos;
-        views of each; and how the clips come about, see `checkpoints.save_encoder_config`."""
+        views of each; and how the clips come about."""
         return {
             "data": self._data,
             "split": self._split,
             "videos": self.num_examples,
             "views": self.num_views,
-            "stride": self._clips.stride,
-            "fps": self._fps,
-            **self._records,
+            **dataclasses.asdict(self.sampling),
         }
+
+    @property
+    def sampling(self) -> Sampling:
+        """What a clip is here."""
+        return Sampling(
+            num_frames=self._clips.num_frames,
+            stride=self._clips.stride,
+            fps=self._fps,
+            size=self._crop.size,
+            short_side=self._short_side,
+            record_fps=self._record_fps,
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -271,22 +286,31 @@ class Pipeline:
             )
 
         clip_seed, crop_seeds = draw(_CLIPS, 1)[0], draw(_CROPS, self._clips.num_clips)
-        frames = _views(record, self._clips, self._crop, self._fps, clip_seed, crop_seeds)
+        placed = _placed(record, self._clips, clip_seed, self._fps)
+        frames = views.extract(record["frames"], placed.frames, self._crop, crop_seeds)
+        when = {"positions": placed.positions, "seconds": _seconds(record, placed)}
         seeds = draw(_PHOTOMETRIC, self.num_views)
         if self._augment is not None:
             frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
         weight = tf.cast(position < limit, tf.float32)
-        return {"frames": frames, "seeds": seeds, "label": record["label"], "weight": weight}
+        of_views = {
+            name: tf.repeat(of_clips, self._crop.num_crops, axis=0)
+            for name, of_clips in when.items()
+        }
+        label = record["label"]
+        return {"frames": frames, "seeds": seeds, **of_views, "label": label, "weight": weight}
 
 
 def evaluation_views(
-    serialized: tf.Tensor, clips: clip_samplers.EvenClips, crop: views.EvenCrops, fps: float | None
+    serialized: tf.Tensor, sampling: Sampling, num_clips: int, num_crops: int
 ) -> tf.Tensor:
-    """The views of one record, as `Pipeline.eval_batches` makes them, where nothing is drawn.
+    """Make the views of one record as `Pipeline.eval_batches` does, where nothing is drawn.
 
     Args:
       serialized: string [].
-      clips, crop, fps: as of a `Pipeline`.
+      sampling: what a clip is.
+      num_clips: K, evenly spaced over the video.
+      num_crops: C of each clip.
 
     Returns:
       uint8 [K * C, T, size, size, 3]; a clip's crops stand side by side.
@@ -297,23 +321,30 @@ def evaluation_views(
     record = records.parse(serialized)
     length = tf.size(record["frames"])
     some = tf.debugging.assert_positive(length, "A record has at least one frame.")
-    seeds = tf.zeros([clips.num_clips, 2], tf.int32)
+    seeds = tf.zeros([num_clips, 2], tf.int32)
     with tf.control_dependencies([some]):
-        return _views(record, clips, crop, fps, seeds[0], seeds)
+        placed = _placed(record, sampling.clips(num_clips), seeds[0], sampling.fps)
+        crops = sampling.crops(num_crops)
+        return views.extract(record["frames"], placed.frames, crops, seeds)
 
 
-def _views(
+def _placed(
     record: dict[str, tf.Tensor],
     clips: clip_samplers.ClipSampler,
-    crop: views.Crop,
+    seed: tf.Tensor,
     fps: float | None,
-    clip_seed: tf.Tensor,
-    crop_seeds: tf.Tensor,
-) -> tf.Tensor:
-    """Views of a record, uint8 [V, T, size, size, 3]: indices first, then pixels."""
+) -> clip_samplers.Placement:
     length = tf.size(record["frames"])
-    indices = clip_samplers.at_rate(clips, length, clip_seed, record["frame_rate"], fps)
-    return views.extract(record["frames"], indices, crop, crop_seeds)
+    return clip_samplers.place(clips, length, seed, record["frame_rate"], fps)
+
+
+def _seconds(record: dict[str, tf.Tensor], placed: clip_samplers.Placement) -> tf.Tensor:
+    """Times of the chosen frames, float32 [V, T]; a video that loops is as long as its frames."""
+    times = record["times"]
+    length = tf.cast(tf.size(times), tf.float32)
+    # The last frame stays as long as the others do on average.
+    duration = (times[-1] - times[0]) * length / tf.maximum(length - 1, 1)
+    return tf.gather(times, placed.frames) + tf.cast(placed.loops, tf.float32) * duration
 
 
 def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:

@@ -122,7 +122,9 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         },
         sequence_features={schema.FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
     )
+    length = tf.cast(tf.size(sequence[schema.FRAMES]), tf.float32)
     return {
+        "times": tf.range(length) / context[schema.FRAME_RATE],
         "frames": sequence[schema.FRAMES],
         "label": tf.cast(context[schema.LABEL_INDEX], tf.int32),
         "frame_rate": context[schema.FRAME_RATE],

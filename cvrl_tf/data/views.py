@@ -80,6 +80,15 @@ class EvenCrops:
 Crop = RandomResizedCrop | EvenCrops
 
 
+def evaluation_size(size: int) -> int:
+    """Return the side of test crops for a side of training crops.
+
+    The paper trains at 224 and tests at 256 pixels (section 4.1). Other sizes are tested as they
+    are trained.
+    """
+    return 256 if size == 224 else size
+
+
 def _windows(crop: Crop, frame_size: tf.Tensor, seeds: tf.Tensor, num_frames: int) -> Windows:
     """Draws for every clip, or every frame: windows [V, C, T, 4] and flips [V, C, T]."""
     num_clips = seeds.shape[0]

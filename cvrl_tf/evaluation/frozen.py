@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import checkpoints
+from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation.features import Encoder, FeatureStore, calibrate
 from cvrl_tf.evaluation.probe import linear_probe
@@ -58,9 +59,10 @@ class FrozenEvaluation:
         """Raises:
         FileNotFoundError, ValueError: the checkpoint is not there or damaged.
         """
-        self._trained = checkpoints.load_encoder(self.checkpoint)
+        self._run = SavedRun.open(self.checkpoint)
+        self._trained = self._run.load_encoder()
         keras.utils.set_random_seed(self.seed)
-        self._random = checkpoints.build_encoder(self.checkpoint)
+        self._random = self._run.new_encoder()
 
     def run(self, cache: str | Path, pictures: str | Path) -> dict[str, Any]:
         """What a report needs, for JSON.
@@ -94,7 +96,7 @@ class FrozenEvaluation:
         }
         protocol = {
             "features": f"cached, {self.copies} pass(es) over the training data",
-            "checkpoint": checkpoints.resolve(self.checkpoint),
+            "checkpoint": self._run.prefix,
             "epochs": self.epochs,
             "train": {**self.train_data.summary, **self.train_data.facts},
             "test": {**self.test_data.summary, **self.test_data.facts},

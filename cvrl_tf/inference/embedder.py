@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import records, views
+from cvrl_tf.data import records
 from cvrl_tf.data.pipeline import evaluation_views
+from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.inference import feature_file
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.measures import neighbors
@@ -84,13 +85,11 @@ class Embedder:
         self._batch = batch
         self._loaded = tf.saved_model.load(str(model))  # keeps the variables
         self._signature = self._loaded.signatures["clips"]
-        self._clips = clip_samplers.EvenClips(
-            *(self.views[name] for name in ("num_frames", "stride", "num_clips"))
-        )
-        size = self.views["size"]
-        crops = views.EvenCrops(size, size, self.views["num_crops"])
+        self._sampling = Sampling.of(self.views)
+        self._clips = self._sampling.clips(self.views["num_clips"])
+        counts = self.views["num_clips"], self.views["num_crops"]
         self._views_of = tf.function(
-            lambda record: evaluation_views(record, self._clips, crops, self.views["fps"]),
+            lambda record: evaluation_views(record, self._sampling, *counts),
             input_signature=[tf.TensorSpec([], tf.string)],
         )
 
@@ -135,14 +134,14 @@ class Embedder:
     def _spans(self, outcome: Outcome) -> np.ndarray:
         """Beginnings and ends of a video's clips, seconds, float [K, 2]."""
         rate, fps = outcome.frame_rate, self.views["fps"]
-        indices = clip_samplers.at_rate(
+        placed = clip_samplers.place(
             self._clips,
             tf.constant(outcome.num_frames),
             tf.zeros([2], tf.int32),
             tf.constant(rate),
             fps,
         )
-        begin = indices[:, 0].numpy()
+        begin = placed.frames[:, 0].numpy()
         reach = self._clips.num_frames * self._clips.stride * (rate / fps if rate and fps else 1)
         frames = np.stack([begin, np.minimum(begin + reach, outcome.num_frames)], axis=1)
         return frames / (rate or math.nan)

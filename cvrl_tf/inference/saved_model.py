@@ -19,6 +19,7 @@ Beside the model stands `assets.extra/cvrl_tf.json`: where it comes from, the cl
 on, the views that are taken of a record, the classes.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -27,8 +28,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import checkpoints
-from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import pipeline, views
+from cvrl_tf.checkpoints import SavedRun
+from cvrl_tf.data import pipeline
+from cvrl_tf.data.sampling import Sampling
+from cvrl_tf.models.encoder import Encoder
+
+EXPORT_VERSION = 2
 
 Results = dict[str, tf.Tensor]
 
@@ -38,21 +43,19 @@ class ExportedEncoder(tf.Module):
 
     def __init__(
         self,
-        encoder: keras.Model,
-        size: int,
-        test_clips: clip_samplers.EvenClips,
+        encoder: Encoder,
+        sampling: Sampling,
+        num_clips: int,
         num_crops: int,
-        fps: float | None = None,
         head: keras.Model | None = None,
         classifier: keras.layers.Layer | None = None,
         normalize_features: bool = False,
     ) -> None:
         """Args:
         encoder: built, and so are the others.
-        size: side of the square frames that it sees, pixels.
-        test_clips: of a record.
-        num_crops: of each of these, 1 or 3.
-        fps: see `clips.at_rate`.
+        sampling: what a clip is.
+        num_clips: taken of a record.
+        num_crops: of each clip, 1 or 3.
         head: features to embeddings.
         classifier: features to logits.
         normalize_features: before the classifier, to unit length.
@@ -71,9 +74,10 @@ class ExportedEncoder(tf.Module):
             self._spec["embedding"] = tf.TensorSpec(shape[1:])
         if classifier is not None:
             self._spec["probability"] = tf.TensorSpec([classifier.units])
-        self._center = views.EvenCrops(size, size, 1)
-        self._crops = views.EvenCrops(size, size, num_crops)
-        self._test_clips, self._fps = test_clips, fps
+        self._center = sampling.crops(1)
+        self._views_of = lambda record: pipeline.evaluation_views(
+            record, sampling, num_clips, num_crops
+        )
 
     def _of_frames(self, frames: tf.Tensor, batch_and_time: tf.Tensor) -> Results:
         """Results of clips, whose frames, uint8 [B * T, H, W, 3], stand one behind the other."""
@@ -106,7 +110,7 @@ class ExportedEncoder(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "records")])
     def records(self, records: tf.Tensor) -> Results:
         def of_video(serialized: tf.Tensor) -> Results:
-            frames = pipeline.evaluation_views(serialized, self._test_clips, self._crops, self._fps)
+            frames = self._views_of(serialized)
             results = self._results(tf.image.convert_image_dtype(frames, tf.float32))
             means = {name: tf.reduce_mean(values, axis=0) for name, values in results.items()}
             if "embedding" in means:
@@ -166,34 +170,21 @@ def export_encoder(
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{str(output)!r} exists; delete it or choose another folder.")
-    sampling, facts = checkpoints.sampling_of(checkpoint), checkpoints.encoder_facts(checkpoint)
-    encoder = checkpoints.load_encoder(checkpoint)
-    head = classifier = None
-    if "head" in facts:
-        head = keras.saving.deserialize_keras_object(facts["head"])
-        head.build((None, encoder.feature_dim))
-        checkpoints.initialize(head, checkpoint, "head")
-    if "labels" in facts:
-        classifier = keras.layers.Dense(len(facts["labels"]))
-        classifier.build((None, encoder.feature_dim))
-        checkpoints.initialize(classifier, checkpoint, "classifier")
-    trained_frames, trained_size, *_ = facts["input_shape"]
-    taken = {
-        "size": size or trained_size,
-        "num_frames": num_frames or trained_frames,
-        "num_clips": num_clips,
-        "num_crops": num_crops,
-        **sampling,
-    }
+    run = SavedRun.open(checkpoint)
+    encoder, head, classifier = run.load_encoder(), run.load_head(), run.load_classifier()
+    sampling = dataclasses.replace(
+        run.sampling,
+        size=size or run.sampling.size,
+        num_frames=num_frames or run.sampling.num_frames,
+    )
     module = ExportedEncoder(
         encoder,
-        taken["size"],
-        clip_samplers.EvenClips(taken["num_frames"], sampling["stride"], num_clips),
+        sampling,
+        num_clips,
         num_crops,
-        sampling["fps"],
         head,
         classifier,
-        facts.get("normalize_features", False),
+        run.facts.get("normalize_features", False),
     )
     signatures = {
         "serving_default": module.clips,
@@ -201,19 +192,17 @@ def export_encoder(
         "jpegs": module.jpegs,
         "records": module.records,
     }
-    prefix = checkpoints.resolve(checkpoint)
-    run = Path(prefix).parent.parent
-    gin, about = run / "config.gin", run / "run.json"
+    gin, about = run.folder / "config.gin", run.folder / "run.json"
+    layers = [layer for layer in (encoder, head, classifier) if layer is not None]
     metadata = {
+        "version": EXPORT_VERSION,
         "feature": "of the encoder, not normalized",
-        "classes": facts.get("labels"),
-        "views": taken,
-        "trained_on": {"clip": facts["input_shape"], **sampling},
-        "encoder": facts["encoder"]["config"],
-        "fingerprint": checkpoints.fingerprint(
-            *(layer for layer in (encoder, head, classifier) if layer is not None)
-        ),
-        "checkpoint": prefix,
+        "classes": run.facts.get("labels"),
+        "views": {**dataclasses.asdict(sampling), "num_clips": num_clips, "num_crops": num_crops},
+        "trained_on": dataclasses.asdict(run.sampling),
+        "encoder": run.encoder_config,
+        "fingerprint": checkpoints.fingerprint(*layers),
+        "checkpoint": run.prefix,
         "run": json.loads(about.read_text()) if about.is_file() else None,
         "gin": gin.read_text() if gin.is_file() else None,
         "tensorflow": tf.__version__,

@@ -1,12 +1,51 @@
 """InfoNCE, equation 1 of the paper."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from cvrl_tf.losses.result import LossResult
+
 # Stands in for minus infinity, which would make 0 * log 0 of the entropy not a number.
 _EXCLUDED = -1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoNCE:
+    """The contrastive loss of the paper; see `info_nce`.
+
+    Attributes:
+      temperature: t; the paper has 0.1.
+      block: compute at most `block` x `block` similarities at a time, for batches whose
+        similarities don't fit into memory; see `blocked_info_nce`. None computes all at once,
+        which is faster.
+    """
+
+    temperature: float
+    block: int | None = None
+
+    def __call__(self, queries: tf.Tensor, keys: tf.Tensor, offset: tf.Tensor | int) -> LossResult:
+        """Compute the loss of each query.
+
+        Args:
+          queries, keys, offset: as of `info_nce`.
+
+        Returns:
+          Losses, and the metrics "contrastive_accuracy" and "contrastive_entropy".
+        """
+        if self.block:
+            losses, accuracy, entropy = blocked_info_nce(
+                queries, keys, offset, self.temperature, self.block
+            )
+        else:
+            losses, logits, labels = info_nce(queries, keys, offset, self.temperature)
+            accuracy = contrastive_accuracy(logits, labels)
+            entropy = contrastive_entropy(logits)
+        return LossResult(
+            losses, {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy}
+        )
 
 
 def info_nce(

@@ -11,10 +11,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf import checkpoints
+from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
 _ROOT = "backbone"
-CLIP = (16, 224, 224, 3)  # what the published encoders were trained on
+# What the published encoders were trained on.
+SAMPLING = Sampling(num_frames=16, stride=2, fps=None, size=224, short_side=256, record_fps=None)
 _CONVS = ("_temporal_conv", "_spatial_conv", "_expand_conv")
 
 

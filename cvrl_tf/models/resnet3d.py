@@ -13,12 +13,12 @@ The paper's R3D-50 takes clips [B, 16, 224, 224, 3] with pixels in [0, 1]:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.models.convolution import Conv, FramePool
+from cvrl_tf.models.encoder import Encoder
 from cvrl_tf.models.normalization import BatchNorm
 from cvrl_tf.models.recomputation import recomputed
 
@@ -95,12 +95,14 @@ class ResidualBlock(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("cvrl_tf")
-class ResNet3D(keras.Model):
+class ResNet3D(Encoder):
     """3-D ResNet: clips [B, T, H, W, 3] to features [B, `feature_dim`]; any B, T, H and W.
 
     Attributes:
       feature_dim: D, 2048 for depth 50 at width 1.
     """
+
+    options = frozenset({"recompute"})
 
     def __init__(
         self,
@@ -177,38 +179,31 @@ class ResNet3D(keras.Model):
                     )
                 )
 
-    def build(self, input_shape: Any = (None, None, None, None, 3)) -> None:
-        super().build(input_shape)
+    @property
+    def stages(self) -> list[list[keras.layers.Layer]]:
+        """The stem, and the blocks of res2 to res5."""
+        blocks = iter(self.blocks)
+        counts = DEPTHS[self._config["depth"]][0]
+        return [[self.stem], *([next(blocks) for _ in range(count)] for count in counts)]
 
-    def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Features of clips.
-
-        Args:
-          frames: float [B, T, H, W, 3] in [0, 1].
-          training: whether batch normalization uses the statistics of the batch.
-
-        Returns:
-          float32 [B, feature_dim], globally average-pooled, not normalized.
-        """
+    def feature_maps(self, frames: tf.Tensor, training: bool | None = None) -> list[tf.Tensor]:
+        """Compute the maps of the stem, before the pool, and of res2 to res5; see `Encoder`."""
         if self._normalization != ((0, 0, 0), (1, 1, 1)):
             mean, std = (tf.cast(each, frames.dtype) for each in self._normalization)
             frames = (frames - mean) / std
+        (_, *stages) = self.stages
         x = tf.nn.relu(self.stem(frames, training=training))
+        maps = [x]
         if self.pool is not None:
             x = self.pool(x)
-        for block in self.blocks:
-            if training and self._config["recompute"]:
-                x = recomputed(block, x)
-            else:
-                x = block(x, training=training)
-        return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2, 3])
-
-    def get_config(self) -> dict[str, Any]:
-        return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet3D":
-        return cls(**config)
+        for blocks in stages:
+            for block in blocks:
+                if training and self._config["recompute"]:
+                    x = recomputed(block, x)
+                else:
+                    x = block(x, training=training)
+            maps.append(x)
+        return maps
 
 
 # Stage from 1, block from 0, and which of its convolutions, from 1; the shortcut is 0. The stem is
@@ -217,15 +212,11 @@ Where = tuple[int, int, int]
 
 
 def parts_of(encoder: ResNet3D) -> Iterator[tuple[Where, ConvNorm]]:
-    """The convolutions of an encoder and where they are."""
+    """Yield the convolutions of an encoder and where they are."""
     yield (0, 0, 1), encoder.stem
-    places = [
-        (stage, block)
-        for stage, count in enumerate(DEPTHS[encoder.get_config()["depth"]][0], start=1)
-        for block in range(count)
-    ]
-    for (stage, number), block in zip(places, encoder.blocks, strict=True):
-        for index, part in enumerate(block.convs, start=1):
-            yield (stage, number, index), part
-        if block.shortcut is not None:
-            yield (stage, number, 0), block.shortcut
+    for stage, blocks in enumerate(encoder.stages[1:], start=1):
+        for number, block in enumerate(blocks):
+            for index, part in enumerate(block.convs, start=1):
+                yield (stage, number, index), part
+            if block.shortcut is not None:
+                yield (stage, number, 0), block.shortcut

@@ -8,17 +8,19 @@ import tf_keras as keras
 from cvrl_tf import distribution
 from cvrl_tf.augment import presets
 from cvrl_tf.augment.chain import Chain, ViewChains
-from cvrl_tf.losses.weight_decay import l2_of_kernels
-from cvrl_tf.models.resnet3d import parts_of
-from cvrl_tf.tasks.task import Task
+from cvrl_tf.models import encoder as encoders
+from cvrl_tf.models.encoder import Encoder
+from cvrl_tf.tasks.task import Batch, Task
 
 
 class Classifier(Task):
     """A linear layer on an encoder that is frozen (the probe) or trained with it."""
 
+    kind = "classify"
+
     def __init__(
         self,
-        encoder: keras.Model,
+        encoder: Encoder,
         num_classes: int,
         freeze_encoder: bool,
         augment: ViewChains | None = None,
@@ -42,27 +44,27 @@ class Classifier(Task):
           linear layer, that of the stage before so many times that, down to the stem. SGD only,
           with or without momentum.
         """
-        super().__init__(["top1", "top5"])
+        super().__init__(["top1", "top5"], weight_decay)
         self.encoder = encoder
         self.classifier = keras.layers.Dense(num_classes)
         self.augment = augment or presets.none()
         self._freeze_encoder = freeze_encoder
         self._normalize_features = normalize_features
         self._dropout = keras.layers.Dropout(dropout)
-        self._weight_decay = weight_decay
         self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
         encoder.trainable = not freeze_encoder
-        encoder.build((None, None, None, None, 3))
+        encoder.build(encoders.INPUT_SHAPE)
         self.classifier.build((None, encoder.feature_dim))
         self._stages = {
-            variable.ref(): stage
-            for (stage, _, _), part in parts_of(encoder)
-            for variable in part.trainable_variables
+            variable.ref(): number
+            for number, stage in enumerate(encoder.stages)
+            for layer in stage
+            for variable in layer.trainable_variables
         }
         self.built = True
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def export_facts(self) -> dict[str, Any]:
         return {"normalize_features": self._normalize_features}
 
     @property
@@ -79,9 +81,9 @@ class Classifier(Task):
         return tf.cast(self.classifier(features), tf.float32)
 
     def compute_losses(
-        self, batch: dict[str, tf.Tensor], training: bool
+        self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of the loss, and its metrics; see `ContrastiveLearner`."""
+        """This replica's part of the loss, and its metrics; see `PretextTask.compute_losses`."""
         logits = self(self.augment(batch["frames"], batch["seeds"]), training=training)
         losses = keras.losses.categorical_crossentropy(
             tf.one_hot(batch["label"], logits.shape[-1]),
@@ -89,7 +91,7 @@ class Classifier(Task):
             from_logits=True,
             label_smoothing=self._label_smoothing,
         )
-        decay = self._weight_decay * l2_of_kernels(self.trainable_variables)
+        decay = self.weight_decay_loss()
         loss = tf.reduce_mean(losses)
         metrics = {"loss": loss, "weight_decay": decay, **_in_top(batch["label"], logits)}
         return (loss + decay) / distribution.num_replicas(), metrics
@@ -106,7 +108,7 @@ class Classifier(Task):
             )
         super().compile(optimizer, **kwargs)
 
-    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list, dict]:
+    def gradients(self, batch: Batch) -> tuple[tf.Tensor, list, dict]:
         objective, gradients, metrics = super().gradients(batch)
         if self._layer_decay != 1:
             # In SGD, the gradient's factor is the learning rate's.
@@ -117,7 +119,7 @@ class Classifier(Task):
             ]
         return objective, gradients, metrics
 
-    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Multi-view testing: the mean of the softmaxes of a video's V views (section 4.1)."""
         num_views = batch["frames"].shape[1]
         frames = ViewChains([Chain()])(batch["frames"], batch["seeds"])

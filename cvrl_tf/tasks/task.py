@@ -1,12 +1,16 @@
 """What all tasks share: the training step, its metrics, and how it notices that it went wrong."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.losses import weight_decay as decay
+
 NEVER = -1
+
+Batch = dict[str, tf.Tensor]
 
 
 class StepState:
@@ -27,15 +31,25 @@ class StepState:
 
 
 class Task(keras.Model):
-    """A model with one training step, whatever the number of replicas."""
+    """A model with one training step, whatever the number of replicas.
 
+    Attributes:
+      kind: "pretrain" or "classify": what a run of the task is good for.
+      total_steps: of the whole training, for `after_step`; set by the run, None outside of one.
+      step_state: what a step notes for the host.
+    """
+
+    kind: ClassVar[str]
     train_function: Any
 
-    def __init__(self, metrics: Iterable[str]) -> None:
+    def __init__(self, metrics: Iterable[str], weight_decay: float) -> None:
         """Args:
         metrics: names of what `gradients` measures.
+        weight_decay: factor of the L2 loss on the kernels that are trained.
         """
         super().__init__()
+        self._weight_decay = weight_decay
+        self.total_steps: int | None = None
         # Results of metrics are of all replicas; Keras would add them up over hosts once more.
         self.distribute_reduction_method = "first"
         names = ("loss", *metrics, "weight_decay", "gradient_norm")
@@ -44,21 +58,43 @@ class Task(keras.Model):
         self.step_state = StepState()
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def export_facts(self) -> dict[str, Any]:
         """What users of the checkpoints must know besides the encoder, for JSON."""
         return {}
+
+    @property
+    def undecayed(self) -> Sequence[tf.Variable]:
+        """Kernels that weight decay spares, such as a memory or prototypes."""
+        return ()
+
+    def weight_decay_loss(self) -> tf.Tensor:
+        """Compute the L2 loss on the kernels that are trained, float32 []."""
+        spared = {variable.ref() for variable in self.undecayed}
+        kernels = decay.kernels(self.trainable_variables)
+        return self._weight_decay * decay.l2(v for v in kernels if v.ref() not in spared)
+
+    def on_begin(self) -> None:
+        """Prepare a new run, once the initial weights are there; a resumed run does not call it."""
+
+    def after_step(self, step: tf.Tensor, total_steps: int | None) -> None:
+        """Update what is no weight, such as a momentum encoder or a queue; part of the step.
+
+        Args:
+          step: int64 [], optimizer steps done, this one included.
+          total_steps: see the class.
+        """
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self._means.values(), self._skipped]
 
     def compute_losses(
-        self, batch: dict[str, tf.Tensor], training: bool
+        self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's part of the objective, and its metrics."""
         raise NotImplementedError
 
-    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list, dict]:
+    def gradients(self, batch: Batch) -> tuple[tf.Tensor, list, dict]:
         """This replica's part of the objective, float32 [], its gradients, and its metrics.
 
         Summed over the replicas, objective and gradients are those of the mean over the global
@@ -79,7 +115,7 @@ class Task(keras.Model):
         mixed = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
         return self.optimizer.get_unscaled_gradients(gradients) if mixed else gradients
 
-    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         objective, gradients, metrics = self.gradients(batch)
         replicas = tf.distribute.get_replica_context()
         objective, stop, *gradients = replicas.all_reduce(
@@ -95,6 +131,7 @@ class Task(keras.Model):
             zip(gradients, self.trainable_variables, strict=True),
             experimental_aggregate_gradients=False,
         )
+        self.after_step(self.optimizer.iterations, self.total_steps)
         for name, value in metrics.items():
             self._means[name].update_state(value)
         logs = {name: self._means[name].result() for name in metrics}

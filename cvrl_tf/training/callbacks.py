@@ -1,5 +1,6 @@
 """What happens beside the steps of a run: checkpoints, preemption, metrics, and when to stop."""
 
+import dataclasses
 import json
 import resource
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf.training.run_folder import Stopped
+from cvrl_tf.training.failures import Stopped
 
 PREEMPTED = 75  # exit code after SIGTERM; the system's EX_TEMPFAIL: the same command goes on
 
@@ -53,36 +54,50 @@ class Checkpoints(_AfterSteps):
         manager: tf.train.CheckpointManager,
         every: int,
         steps_per_epoch: int,
-        best_manager: tf.train.CheckpointManager,
-        best_metric: str | None,
-        best: tf.Variable,
+        best: "Best",
     ) -> None:
         """Args:
         manager: of the run.
         every: steps between checkpoints.
         steps_per_epoch: of the run.
-        best_manager: of the best checkpoint.
-        best_metric: what to call best, as Keras logs it ("val_top1"); None for none. Less is
-          better where its name ends with "loss".
-        best: float32 [], its best value so far; checkpoints hold it.
+        best: how the best epoch is kept.
         """
         super().__init__()
         self._manager, self._every, self._steps_per_epoch = manager, every, steps_per_epoch
-        self._best_manager, self._best_metric, self._best = best_manager, best_metric, best
+        self._best = best
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
         if step // self._every > before // self._every and step % self._steps_per_epoch:
             self._manager.save(step)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        metric, logs = self._best_metric, logs or {}
-        if metric is not None and metric in logs:
-            value = float(logs[metric])
-            best = float(self._best.numpy())
-            if np.isnan(best) or (value < best if metric.endswith("loss") else value > best):
-                self._best.assign(value)
-                self._best_manager.save(self.step)
+        self._best.save(self.step, logs or {})
         self._manager.save(self.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The checkpoint of the best epoch.
+
+    Attributes:
+      manager: of the checkpoint.
+      metric: what to call best, as Keras logs it ("val_top1"); None for none. Less is better where
+        its name ends with "loss".
+      value: float32 [], its best value so far; checkpoints hold it.
+    """
+
+    manager: tf.train.CheckpointManager
+    metric: str | None
+    value: tf.Variable
+
+    def save(self, step: int, logs: dict) -> None:
+        """Save if the logs of an epoch are the best so far."""
+        if self.metric is None or self.metric not in logs:
+            return
+        now, best = float(logs[self.metric]), float(self.value.numpy())
+        if np.isnan(best) or (now < best if self.metric.endswith("loss") else now > best):
+            self.value.assign(now)
+            self.manager.save(step)
 
 
 class Preemption(_AfterSteps):
@@ -202,6 +217,13 @@ class MetricsLog(_AfterSteps):
         self._writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
         self._every, self._examples, self._clips = every, examples, clips
         self._since: tuple[int, float] | None = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        super().on_train_begin(logs)
+        # TensorBoard then drops what an earlier process has logged of this step and later ones.
+        started = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        event = tf.compat.v1.Event(step=self.step + 1, wall_time=time.time(), session_log=started)
+        tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event.SerializeToString())
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
         if step // self._every == before // self._every:

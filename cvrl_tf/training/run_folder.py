@@ -11,13 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
+from cvrl_tf.training.failures import Stopped
 
+RUN_FILE, RUN_VERSION = "run.json", 2
 _PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
-
-
-class Stopped(RuntimeError):
-    """The run can't go on; the message says why, and what to do."""
 
 
 @contextlib.contextmanager
@@ -44,10 +41,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
-    """Writes `run.json`: versions of packages, and what else is said."""
+    """Write `run.json`: versions of packages, and what else is said."""
     packages = {name: _version(name) for name in _PACKAGES}
-    text = json.dumps({"packages": packages, **facts}, indent=2)
-    (folder / "run.json").write_text(text + "\n")
+    text = json.dumps({"version": RUN_VERSION, "packages": packages, **facts}, indent=2)
+    (folder / RUN_FILE).write_text(text + "\n")
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """Read `run.json`; nothing if it is not there."""
+    path = folder / RUN_FILE
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _version(package: str) -> str:
@@ -58,7 +61,9 @@ def _version(package: str) -> str:
 
 
 def discard_after(folder: Path, step: int) -> None:
-    """Takes out of the logs what a resumed run is going to say again.
+    """Take out of the logs what a resumed run is going to say again.
+
+    TensorBoard drops it by itself, see `callbacks.MetricsLog`.
 
     Args:
       folder: of the run.
@@ -71,12 +76,6 @@ def discard_after(folder: Path, step: int) -> None:
         kept = lines.with_name("metrics.new")
         kept.write_bytes(b"".join(_lines_until(lines, step)))
         kept.replace(lines)
-    for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
-        kept = events.with_name("kept")  # without tfevents in its name nobody reads it
-        with tf.io.TFRecordWriter(str(kept)) as writer:
-            for event in _events_until(events, step):
-                writer.write(event)
-        kept.replace(events)
 
 
 def _lines_until(path: Path, step: int) -> Iterator[bytes]:
@@ -84,10 +83,3 @@ def _lines_until(path: Path, step: int) -> Iterator[bytes]:
         with contextlib.suppress(json.JSONDecodeError):  # a process killed while it wrote
             if json.loads(line)["step"] <= step:
                 yield line
-
-
-def _events_until(path: Path, step: int) -> Iterator[bytes]:
-    with contextlib.suppress(tf.errors.DataLossError):  # a process killed while it wrote
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            if tf.compat.v1.Event.FromString(record).step <= step:
-                yield record
