@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -182,14 +183,13 @@ class SavedRun:
         Args:
           options: of `Encoder.options`; those of the run are not taken over.
         """
-        stored = self._unbuilt_encoder()
-        config = {k: v for k, v in stored.get_config().items() if k not in stored.options}
-        encoder = type(stored).from_config(config | options)
+        importlib.import_module(self.encoder_config["module"])  # which registers the class
+        kind = keras.saving.get_registered_object(self.encoder_config["registered_name"])
+        config = self.encoder_config["config"]
+        kept = {name: value for name, value in config.items() if name not in kind.options}
+        encoder = kind.from_config(kept | options)
         encoder.build()
         return encoder
-
-    def _unbuilt_encoder(self) -> Encoder:
-        return keras.saving.deserialize_keras_object(dict(self.encoder_config))
 
     def load_encoder(self, **options: Any) -> Encoder:
         """Rebuild the encoder with its weights.
@@ -201,21 +201,21 @@ class SavedRun:
         initialize(encoder, self.prefix)
         return encoder
 
-    def load_head(self) -> keras.Model | None:
+    def load_head(self, feature_dim: int) -> keras.Model | None:
         """Rebuild the head that gives embeddings, with its weights; None if there is none."""
         if "head" not in self.facts:
             return None
         head = keras.saving.deserialize_keras_object(self.facts["head"])
-        head.build((None, self._unbuilt_encoder().feature_dim))
+        head.build((None, feature_dim))
         initialize(head, self.prefix, "head")
         return head
 
-    def load_classifier(self) -> keras.layers.Layer | None:
+    def load_classifier(self, feature_dim: int) -> keras.layers.Layer | None:
         """Rebuild the linear classifier with its weights; None if there is none."""
         if "labels" not in self.facts:
             return None
         classifier = keras.layers.Dense(len(self.facts["labels"]))
-        classifier.build((None, self._unbuilt_encoder().feature_dim))
+        classifier.build((None, feature_dim))
         initialize(classifier, self.prefix, "classifier")
         return classifier
 

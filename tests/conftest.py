@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.data import schema
+from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.preparation import decoding
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +46,7 @@ collect_ignore = [file for file, needed in _NEEDS.items() if not importlib.util.
 TINY_GIN = """
 from __gin__ import dynamic_registration
 from cvrl_tf.training import run
-from cvrl_tf.data import views
+from cvrl_tf.training import settings
 from cvrl_tf.models import heads
 from cvrl_tf.models import resnet3d
 from cvrl_tf.evaluation import frozen
@@ -56,13 +58,17 @@ resnet3d.ResNet3D.width = 0.125
 resnet3d.ResNet3D.stem_pool = False
 heads.ProjectionHead.hidden_dim = 16
 heads.ProjectionHead.output_dim = 8
-views.EvenCrops.size = 16
-views.EvenCrops.short_side = 16
 run.Run.global_batch = 2
-run.Run.eval_batch = 2
+settings.Testing.batch = 2
 run.Run.epochs = 1
 frozen.FrozenEvaluation.epochs = 3
 """
+
+
+def sampling(num_frames: int, size: int, **others: Any) -> Sampling:
+    """What a clip is, as in the paper where nothing else is said."""
+    usual = {"stride": 2, "fps": None, "short_side": 256, "record_fps": None}
+    return Sampling(**{**usual, "num_frames": num_frames, "size": size, **others})
 
 
 def ramp_video(length: int, height: int, width: int) -> np.ndarray:
@@ -153,7 +159,7 @@ def exported_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = folder / "run"
     run.mkdir()
     checkpoints.save_encoder_config(
-        encoder, (4, 16, 16, 3), run, head=keras.saving.serialize_keras_object(head)
+        encoder, sampling(4, 16), run, head=keras.saving.serialize_keras_object(head)
     )
     tf.train.Checkpoint(encoder=encoder, head=head).save(str(run / "checkpoints" / "ckpt"))
     saved_model.export_encoder(run, folder / "model", num_clips=2, num_crops=3)

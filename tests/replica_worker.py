@@ -17,6 +17,7 @@ import tf_keras as keras
 
 from cvrl_tf import distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.losses.info_nce import InfoNCE
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
@@ -46,7 +47,7 @@ def learner(replicas: int, frozen: bool, name: str) -> ContrastiveLearner:
         ProjectionHead(hidden_dim=32, num_hidden=1, output_dim=16),
         ViewChains([Chain()]),
         weight_decay=1e-3,
-        block=3 if name == "mirrored" else None,
+        loss=InfoNCE(0.1, block=3 if name == "mirrored" else None),
         micro_batch=GLOBAL_BATCH // replicas // 2 if frozen and not alone else None,
     )
     for layer in model.submodules:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from conftest import sampling
 
 import cvrl_tf
 from cvrl_tf import checkpoints
@@ -62,7 +63,7 @@ def test_fit_on_pairs_of_clips_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_load_encoder(tmp_path: Path) -> None:
     encoder = small_learner().encoder
-    checkpoints.save_as_run(encoder, (4, 16, 16, 3), tmp_path / "run")
+    checkpoints.save_as_run(encoder, sampling(4, 16), tmp_path / "run")
     clips = np.random.default_rng(0).random([2, 4, 16, 16, 3], np.float32)
     loaded = cvrl_tf.load_encoder(tmp_path / "run")
     np.testing.assert_array_equal(loaded(clips), encoder(clips))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from conftest import sampling
 
 from cvrl_tf import checkpoints
 from cvrl_tf.augment.chain import Chain, ViewChains
@@ -58,7 +59,7 @@ def features_of(encoder: keras.Model) -> np.ndarray:
 def save_run(folder: Path, encoder: keras.Model, number: int = 7, **others: tf.Module) -> str:
     """As the runner does; returns the prefix."""
     folder.mkdir(exist_ok=True)
-    checkpoints.save_encoder_config(encoder, (4, 32, 32, 3), folder)
+    checkpoints.save_encoder_config(encoder, sampling(4, 32), folder)
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(encoder=encoder, **others),
         str(folder / "checkpoints"),
@@ -169,9 +170,9 @@ def test_load_encoder_gives_the_same_features(tmp_path: Path) -> None:
     make_distinct(encoder)
     save_run(tmp_path / "run", encoder)
     loaded = checkpoints.load_encoder(tmp_path / "run")
-    content = checkpoints.encoder_facts(tmp_path / "run")
+    content = checkpoints.SavedRun.open(tmp_path / "run")
     np.testing.assert_allclose(features_of(loaded), features_of(encoder), rtol=1e-6)
-    assert content["input_shape"] == [4, 32, 32, 3]
+    assert content.sampling == sampling(4, 32)
     assert loaded.get_config() == encoder.get_config()
 
 
@@ -180,11 +181,11 @@ def test_building_with_the_same_seed_gives_the_same_weights(tmp_path: Path) -> N
     encoder = small_encoder(seed=3)
     save_run(tmp_path / "run", encoder)
     keras.utils.set_random_seed(3)
-    again = checkpoints.build_encoder(tmp_path / "run")
+    again = checkpoints.SavedRun.open(tmp_path / "run").new_encoder()
     for one, other in zip(encoder.variables, again.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     keras.utils.set_random_seed(4)
-    other = checkpoints.build_encoder(tmp_path / "run")
+    other = checkpoints.SavedRun.open(tmp_path / "run").new_encoder()
     assert np.any(other.variables[0].numpy() != encoder.variables[0].numpy())
 
 
@@ -272,7 +273,7 @@ def run(tmp_path: Path) -> Path:
     encoder = small_encoder()
     folder = tmp_path / "run"
     folder.mkdir()
-    checkpoints.save_encoder_config(encoder, (4, 32, 32, 3), folder)
+    checkpoints.save_encoder_config(encoder, sampling(4, 32), folder)
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(encoder=encoder),
         str(folder / "checkpoints"),

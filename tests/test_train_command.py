@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, sampling
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data import schema
@@ -65,9 +65,9 @@ def test_mistakes_end_at_once_with_value_and_remedy(
     run = tmp_path / "run"
     encoder = ResNet3D(depth=10, width=0.125)
     encoder.build()
-    checkpoints.save_as_run(encoder, (4, 16, 16, 3), run)
+    checkpoints.save_as_run(encoder, sampling(4, 16), run)
     mirrored = ["STRATEGY='mirrored'", "distribution.strategy.logical_cpus=2"]
-    deeper = [data, *TINY, f"run.Run.initial_checkpoint='{run}'", "resnet3d.ResNet3D.depth=18"]
+    deeper = [data, *TINY, f"settings.Checkpointing.initial='{run}'", "resnet3d.ResNet3D.depth=18"]
     mistakes = {
         # what is wrong: (parameters, recipe, what the message must say)
         "misspelt parameter": (

@@ -171,7 +171,9 @@ def export_encoder(
     if output.exists():
         raise FileExistsError(f"{str(output)!r} exists; delete it or choose another folder.")
     run = SavedRun.open(checkpoint)
-    encoder, head, classifier = run.load_encoder(), run.load_head(), run.load_classifier()
+    encoder = run.load_encoder()
+    head = run.load_head(encoder.feature_dim)
+    classifier = run.load_classifier(encoder.feature_dim)
     sampling = dataclasses.replace(
         run.sampling,
         size=size or run.sampling.size,

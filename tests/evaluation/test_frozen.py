@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from conftest import sampling
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips, pipeline, views
@@ -24,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     encoder.build()
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    checkpoints.save_encoder_config(encoder, (4, 16, 16, 3), folder)
+    checkpoints.save_encoder_config(encoder, sampling(4, 16), folder)
     tf.train.Checkpoint(encoder=encoder).write(str(folder / "checkpoints" / "ckpt-1"))
     return folder
 

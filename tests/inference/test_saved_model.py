@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from conftest import sampling
 
 from cvrl_tf import checkpoints, distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
@@ -23,6 +24,7 @@ from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 from cvrl_tf.training.run import Run
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
 
 SIZE = 32
 FRAMES = 4
@@ -67,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
     folder = tmp_path_factory.mktemp("export") / "run"
     folder.mkdir()
-    checkpoints.save_encoder_config(encoder, (FRAMES, SIZE, SIZE, 3), folder)
+    checkpoints.save_encoder_config(encoder, sampling(FRAMES, SIZE), folder)
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(encoder=encoder),
         str(folder / "checkpoints"),
@@ -191,15 +193,19 @@ def trained(task: Callable[[], keras.Model], num_clips: int, records: Path, fold
     """A run of one epoch."""
     Run(
         model_dir=folder,
-        strategy=distribution.strategy(),
         train_data=pipeline.Pipeline(
             records, clips.UniformClips(FRAMES, 3, num_clips), views.RandomResizedCrop(SIZE)
         ),
         task=task,
-        optimizer=lambda learning_rate: keras.optimizers.SGD(learning_rate),
-        learning_rate=lambda **facts: 0.1,
+        optimization=Optimization(
+            optimizer=lambda learning_rate: keras.optimizers.SGD(learning_rate),
+            learning_rate=lambda **facts: 0.1,
+        ),
         global_batch=8,
         epochs=1,
+        testing=Testing(),
+        checkpointing=Checkpointing(),
+        execution=Execution(distribution.strategy()),
     ).fit()
     return folder
 

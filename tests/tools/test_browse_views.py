@@ -18,14 +18,14 @@ from cvrl_tf.training.run import Run
 TOOL = ROOT / "tools" / "browse_views.py"
 SMALL = [
     "run.Run.global_batch=4",
-    "run.Run.seed=3",
+    "settings.Execution.seed=3",
     "views.RandomResizedCrop.size=32",
     "clips.UniformClips.num_frames=4",
     "resnet3d.ResNet3D.depth=10",
     "resnet3d.ResNet3D.width=0.125",
 ]
 PER_FRAME = ["chain.Chain.per_frame=True", "views.RandomResizedCrop.per_frame=True"]
-CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "run.Run.eval_batch=1"]
+CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "settings.Testing.batch=1"]
 
 
 @pytest.fixture(scope="module")

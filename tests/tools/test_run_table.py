@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gin
 import pytest
-from conftest import ROOT, TINY_GIN, noise_video, write_records
+from conftest import ROOT, TINY_GIN, noise_video, sampling, write_records
 
 from cvrl_tf import checkpoints
 from cvrl_tf.evaluation import frozen
@@ -96,7 +96,7 @@ def test_recipes_build_behind_their_overlay(
         subsets.write_subset(data, "train", percent / 100, f"train_{percent}pct")
     encoder = ResNet3D(10, 0.125, stem_pool=False)
     encoder.build()
-    checkpoints.save_as_run(encoder, (4, 16, 16, 3), tmp_path / "run")
+    checkpoints.save_as_run(encoder, sampling(4, 16), tmp_path / "run")
     output = tmp_path / "out"
     flags = f"--overlay={overlay}", f"--protocol={protocol}", f"--transfer_dir={noise_records}"
     # As in docs/evaluation.md: a parameter of training is none of an evaluation.

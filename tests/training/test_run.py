@@ -28,6 +28,7 @@ from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 from cvrl_tf.training import callbacks, run_folder
 from cvrl_tf.training.run import Run
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
 
 STEPS_PER_EPOCH = 3  # 17 videos, batches of 5
 
@@ -42,6 +43,31 @@ def learner() -> ContrastiveLearner:
 
 def schedule(**facts: int) -> Any:
     return warmup_cosine(**facts, learning_rate=0.05, base_batch=5, warmup_epochs=1)
+
+
+GROUPS = {
+    "optimizer": "optimization.optimizer",
+    "learning_rate": "optimization.learning_rate",
+    "eval_data": "testing.data",
+    "eval_batch": "testing.batch",
+    "eval_every": "testing.every",
+    "monitors": "testing.monitors",
+    "initial_checkpoint": "checkpointing.initial",
+    "checkpoint_every": "checkpointing.every",
+    "keep_checkpoints": "checkpointing.keep",
+    "best_metric": "checkpointing.best_metric",
+    "strategy": "execution.strategy",
+    "seed": "execution.seed",
+    "precision": "execution.precision",
+    "steps_per_execution": "execution.steps_per_execution",
+    "log_every": "execution.log_every",
+}
+SETTINGS = {
+    "optimization": Optimization,
+    "testing": Testing,
+    "checkpointing": Checkpointing,
+    "execution": Execution,
+}
 
 
 def new_run(folder: Path, records: Path, **changes: Any) -> Run:
@@ -60,7 +86,15 @@ def new_run(folder: Path, records: Path, **changes: Any) -> Run:
         "checkpoint_every": 2,
         "keep_checkpoints": 100,
     }
-    return Run(**{**arguments, **changes})
+    groups: dict[str, dict[str, Any]] = {name: {} for name in SETTINGS}
+    rest: dict[str, Any] = {}
+    for name, value in {**arguments, **changes}.items():
+        group, _, field = GROUPS.get(name, name).partition(".")
+        if field:
+            groups[group][field] = value
+        else:
+            rest[name] = value
+    return Run(**rest, **{name: SETTINGS[name](**of) for name, of in groups.items()})
 
 
 class StopAt(keras.callbacks.Callback):

@@ -26,8 +26,8 @@ class ContrastiveLearner(PretextTask):
         self,
         encoder: Encoder,
         head: keras.Model,
-        loss: ContrastiveLoss | None = None,
         augment: ViewChains | None = None,
+        loss: ContrastiveLoss | None = None,
         weight_decay: float = 0.0,
         micro_batch: int | None = None,
     ) -> None:

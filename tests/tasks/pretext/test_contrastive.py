@@ -8,8 +8,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.augment.chain import Chain, ViewChains
-from cvrl_tf.losses.info_nce import info_nce
-from cvrl_tf.losses.weight_decay import l2_of_kernels
+from cvrl_tf.losses import weight_decay
+from cvrl_tf.losses.info_nce import InfoNCE, info_nce
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner, feature_spread
@@ -39,7 +39,7 @@ def batch() -> dict[str, tf.Tensor]:
 def test_the_gardens_loss_is_twice_ours(batch: dict) -> None:
     from official.projects.video_ssl.losses import losses as garden
 
-    model = learner(temperature=0.1, weight_decay=1e-3)
+    model = learner(loss=InfoNCE(0.1), weight_decay=1e-3)
     _, metrics = model.compute_losses(batch, training=False)
     frames = tf.cast(tf.reshape(batch["frames"], [8, 4, 24, 24, 3]), tf.float32) / 255
     embeddings = model(frames, training=False)
@@ -55,17 +55,67 @@ def test_the_gardens_loss_is_twice_ours(batch: dict) -> None:
     np.testing.assert_allclose(metrics["weight_decay"], expected["reg_loss"], rtol=1e-6)
 
 
+def l2_of_kernels(model: keras.Model) -> tf.Tensor:
+    return weight_decay.l2(weight_decay.kernels(model.trainable_variables))
+
+
 @pytest.mark.addons
 def test_weight_decay_is_on_kernels_alone() -> None:
     model = learner()
     kernels = [layer.kernel for layer in model.submodules if hasattr(layer, "kernel")]
     assert len(kernels) == 12 + 2  # convolutions of the encoder, dense layers of the head
     expected = sum(float(np.sum(kernel.numpy().astype(np.float64) ** 2)) / 2 for kernel in kernels)
-    np.testing.assert_allclose(l2_of_kernels(model.trainable_variables), expected, rtol=1e-6)
+    np.testing.assert_allclose(l2_of_kernels(model), expected, rtol=1e-6)
     for variable in model.encoder.variables + model.head.variables:
         if not any(variable is kernel for kernel in kernels):
             variable.assign(variable + 1.0)
-    np.testing.assert_allclose(l2_of_kernels(model.trainable_variables), expected, rtol=1e-6)
+    np.testing.assert_allclose(l2_of_kernels(model), expected, rtol=1e-6)
+
+
+def test_weight_decay_reaches_kernels_of_any_layer() -> None:
+    """A recurrent kernel, which does not begin with the word; a task may spare some."""
+    layers = [
+        keras.layers.GRU(3),
+        keras.layers.DepthwiseConv2D(2),
+        keras.layers.LayerNormalization(),
+    ]
+    shapes = [(None, 4, 5), (None, 4, 4, 2), (None, 6)]
+    for layer, shape in zip(layers, shapes, strict=True):
+        layer.build(shape)
+    found = weight_decay.kernels(v for layer in layers for v in layer.trainable_variables)
+    names = [variable.name.rpartition("/")[2] for variable in found]
+    assert names == ["kernel:0", "recurrent_kernel:0", "depthwise_kernel:0"]
+
+
+@pytest.mark.addons
+def test_a_task_may_spare_weights() -> None:
+    class Sparing(ContrastiveLearner):
+        @property
+        def undecayed(self) -> list[tf.Variable]:
+            return [self.head.output_layer.kernel]
+
+    keras.utils.set_random_seed(0)
+    encoder, head = ResNet3D(10, 0.125, stem_pool=False), ProjectionHead(32, 1, 16)
+    model = Sparing(encoder, head, weight_decay=1.0)
+    spared = tf.nn.l2_loss(model.head.output_layer.kernel)
+    expected = l2_of_kernels(model) - spared
+    np.testing.assert_allclose(model.weight_decay_loss(), expected, rtol=1e-6)
+    assert spared > 0.1
+
+
+@pytest.mark.addons
+def test_after_step_hears_of_each_step_and_of_all() -> None:
+    class Counting(ContrastiveLearner):
+        def after_step(self, step: tf.Tensor, total_steps: int | None) -> None:
+            self.seen.assign(100 * step + total_steps)
+
+    model = Counting(ResNet3D(10, 0.125, stem_pool=False), ProjectionHead(32, 1, 16))
+    model.seen = tf.Variable(0, trainable=False, dtype=tf.int64)
+    model.compile(keras.optimizers.SGD(0.01))
+    model.total_steps = 7
+    clips = tf.zeros([2, 2, 2, 16, 16, 3], tf.uint8)
+    model.fit(tf.data.Dataset.from_tensors(clips).repeat(3), verbose=0)
+    assert model.seen == 307
 
 
 @pytest.mark.addons
@@ -79,7 +129,9 @@ def test_objective_is_loss_plus_weight_decay(batch: dict) -> None:
 @pytest.mark.addons
 def test_blocks_of_keys_change_nothing(batch: dict) -> None:
     plain, expected = learner(weight_decay=1e-2).compute_losses(batch, training=True)
-    blocked, metrics = learner(weight_decay=1e-2, block=3).compute_losses(batch, training=True)
+    blocked, metrics = learner(weight_decay=1e-2, loss=InfoNCE(0.1, block=3)).compute_losses(
+        batch, training=True
+    )
     np.testing.assert_allclose(blocked, plain, rtol=1e-5)
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -108,7 +160,7 @@ def test_cached_gradients_are_those_of_the_whole_batch(
 ) -> None:
     objective, gradients, metrics = whole
     cached_objective, cached, cached_metrics = gradients_of(
-        batch, block=block, micro_batch=micro_batch
+        batch, loss=InfoNCE(0.1, block), micro_batch=micro_batch
     )
     np.testing.assert_allclose(cached_objective, objective, rtol=1e-5)
     scale = max(float(tf.reduce_max(tf.abs(gradient))) for gradient in gradients)
@@ -218,7 +270,7 @@ def test_step_compiles_under_xla(batch: dict) -> None:
     np.testing.assert_allclose(results[1], results[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"block": 3}, {"micro_batch": 2}])
+@pytest.mark.parametrize("kwargs", [{}, {"loss": InfoNCE(0.1, 3)}, {"micro_batch": 2}])
 def test_step_has_static_shapes_and_no_python(kwargs: dict, batch: dict) -> None:
     """What a TPU asks for."""
     model = learner(weight_decay=1e-4, **kwargs)
