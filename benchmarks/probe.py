@@ -27,7 +27,7 @@ from cvrl_tf.optim.schedules import warmup_cosine
 from cvrl_tf.reports import measurements
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.training.run import Run
-from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
 TOOLS = Path(__file__).parents[1] / "tools"
 TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 960, 120, 100, 2.0, 12
@@ -84,7 +84,7 @@ def re_encoded(records: Path, folder: Path) -> float:
         ),
         global_batch=TRAIN,
         epochs=EPOCHS,
-        testing=Testing(views_of(records, "test"), batch=TEST, every=EPOCHS),
+        validation=Validation(views_of(records, "test"), batch=TEST, every=EPOCHS),
         checkpointing=Checkpointing(),
         execution=Execution(distribution.strategy()),
     )

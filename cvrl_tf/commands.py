@@ -51,6 +51,23 @@ def parse_gin() -> None:
     """Parses the recipe and the parameters that the flags give."""
     gin.add_config_file_search_path(str(Path(__file__).parents[1]))  # for `include 'gin/...'`
     gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+    _resolve_checkpoint()
+
+
+def _resolve_checkpoint() -> None:
+    """Replace the macro CHECKPOINT by the checkpoint that it means now.
+
+    A run's folder means its latest checkpoint, which may be another one a moment later.
+    """
+    from cvrl_tf import checkpoints
+
+    try:
+        path = gin.query_parameter("CHECKPOINT/gin.macro.value")
+    except ValueError:  # the recipe has none
+        return
+    if isinstance(path, str):
+        with gin.unlock_config():
+            gin.bind_parameter("CHECKPOINT/gin.macro.value", checkpoints.resolve(path))
 
 
 def define_embedder_flags() -> None:

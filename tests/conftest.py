@@ -59,7 +59,7 @@ resnet3d.ResNet3D.stem_pool = False
 heads.ProjectionHead.hidden_dim = 16
 heads.ProjectionHead.output_dim = 8
 run.Run.global_batch = 2
-settings.Testing.batch = 2
+settings.Validation.batch = 2
 run.Run.epochs = 1
 frozen.FrozenEvaluation.epochs = 3
 """
@@ -183,6 +183,16 @@ def cluster_environments(environment: dict[str, str], workers: int) -> list[dict
     cluster = {"worker": addresses}
     tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(workers)]
     return [{**environment, "TF_CONFIG": json.dumps(task)} for task in tasks]
+
+
+def logged_steps(folder: Path) -> dict[str, list[int]]:
+    """Steps by tag, as TensorBoard reads a folder of events."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(folder), {event_accumulator.TENSORS: 0})
+    events.Reload()
+    tags = events.Tags()[event_accumulator.TENSORS]
+    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
 
 
 @pytest.fixture

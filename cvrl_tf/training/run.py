@@ -16,7 +16,7 @@ from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.tasks.task import Task
 from cvrl_tf.training import callbacks, failures, run_folder, view_sheet
-from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
 
 class Run:
@@ -41,7 +41,7 @@ class Run:
         optimization: Optimization,
         global_batch: int,
         epochs: int,
-        testing: Testing,
+        validation: Validation,
         checkpointing: Checkpointing,
         execution: Execution,
     ) -> None:
@@ -52,7 +52,7 @@ class Run:
           optimization: optimizer and learning rate.
           global_batch: examples in a step of all replicas.
           epochs: passes over the training split; what does not fill a batch is left over.
-          testing: what is measured while training goes on.
+          validation: what is measured while training goes on.
           checkpointing: what is loaded and what is kept.
           execution: devices, seed, precision.
 
@@ -62,9 +62,9 @@ class Run:
         """
         self.model_dir = Path(model_dir)
         self.strategy = execution.strategy
-        self._train_data, self._testing, self._execution = train_data, testing, execution
+        self._train_data, self._tests, self._execution = train_data, validation, execution
         self.global_batch, self._epochs, self._seed = global_batch, epochs, execution.seed
-        self._eval_batch = testing.batch or global_batch
+        self._eval_batch = validation.batch or global_batch
         self._checkpointing = checkpointing
         self.steps_per_epoch = self._checked_steps_per_epoch()
 
@@ -139,9 +139,9 @@ class Run:
 
     def _check_metric(self, name: str | None) -> None:
         known = [metric.name for metric in self.model.metrics]
-        if self._testing.data is not None:
+        if self._tests.data is not None:
             known += [f"val_{name}" for name in known]
-        known += [name for monitor in self._testing.monitors for name in monitor.metric_names]
+        known += [name for monitor in self._tests.monitors for name in monitor.metric_names]
         if name is not None and name not in known:
             raise ValueError(f"best_metric={name!r}: there is only {', '.join(known)}.")
 
@@ -219,14 +219,14 @@ class Run:
     def _damage(self) -> str | None:
         """Which record of the present step, or else of the test data, can't be used, and why."""
         found = self._train_data.train_damage(self.global_batch, self._seed, self.step)
-        if found is None and self._testing.data is not None:
-            found = self._testing.data.eval_damage()
+        if found is None and self._tests.data is not None:
+            found = self._tests.data.eval_damage()
         return found
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         """In the order in which they are to act."""
         watchers: list[keras.callbacks.Callback] = [
-            *self._testing.monitors,
+            *self._tests.monitors,
             callbacks.NotFinite(
                 self.model_dir / "not_finite.json" if self._is_chief else None,
                 self._learning_rate,
@@ -281,7 +281,7 @@ class Run:
 
     def _validation(self) -> dict[str, Any]:
         """What `fit` must know of the test."""
-        data, batch, every = self._testing.data, self._eval_batch, self._testing.every
+        data, batch, every = self._tests.data, self._eval_batch, self._tests.every
         if data is None:
             return {}
         return {
@@ -302,7 +302,7 @@ class Run:
             facts["labels"] = self._train_data.labels
         sampling = self._train_data.sampling
         checkpoints.save_encoder_config(self.model.encoder, sampling, self.model_dir, **facts)
-        data = self._testing.data
+        data = self._tests.data
         run_folder.write_facts(
             self.model_dir,
             task=inspect.unwrap(type(self.model)).__name__,
@@ -314,7 +314,7 @@ class Run:
             global_batch=self.global_batch,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self._epochs,
-            cell=self._testing.cell,
+            cell=self._tests.cell,
             initial_checkpoint=self._initial,
             train=self._train_data.summary,
             test=data.summary if data is not None else None,

@@ -26,7 +26,7 @@ class Optimization:
 
 
 @dataclasses.dataclass(frozen=True)
-class Testing:
+class Validation:
     """What is measured while training goes on.
 
     Attributes:

@@ -9,11 +9,16 @@ from scipy import stats
 from cvrl_tf.data import clips
 
 
+def placed(sampler: clips.UniformClips, length: int, seed: tf.Tensor) -> tf.Tensor:
+    """Frames of the video, [V, T]."""
+    return clips.place(sampler, tf.constant(length), seed, tf.constant(0.0), None).frames
+
+
 def draw(sampler: clips.UniformClips, length: int, count: int) -> np.ndarray:
-    """Indices of many seeds, [count, V, T]."""
+    """Frames of many seeds, [count, V, T]."""
     seeds = np.stack([np.arange(count), np.full(count, 7)], axis=1).astype(np.int32)
     data = tf.data.Dataset.from_tensor_slices(seeds)
-    data = data.map(lambda seed: sampler(tf.constant(length), seed)).batch(count)
+    data = data.map(lambda seed: placed(sampler, length, seed)).batch(count)
     return next(data.as_numpy_iterator())
 
 

@@ -24,7 +24,7 @@ from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 from cvrl_tf.training.run import Run
-from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
 SIZE = 32
 FRAMES = 4
@@ -203,7 +203,7 @@ def trained(task: Callable[[], keras.Model], num_clips: int, records: Path, fold
         ),
         global_batch=8,
         epochs=1,
-        testing=Testing(),
+        validation=Validation(),
         checkpointing=Checkpointing(),
         execution=Execution(distribution.strategy()),
     ).fit()

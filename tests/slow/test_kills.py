@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from conftest import ROOT, logged_steps
 
 from cvrl_tf import checkpoints
 
@@ -67,11 +67,10 @@ def metrics(folder: Path) -> list[dict]:
 def shown(folder: Path) -> list[tuple]:
     """Tags and steps in TensorBoard."""
     return sorted(
-        (value.tag, event.step)
-        for path in (folder / "tensorboard").iterdir()
-        for event in tf.compat.v1.train.summary_iterator(str(path))
-        for value in event.summary.value
-        if not any(word in value.tag for word in TIMING)
+        (tag, step)
+        for tag, steps in logged_steps(folder / "tensorboard").items()
+        for step in steps
+        if not any(word in tag for word in TIMING)
     )
 
 

@@ -25,7 +25,7 @@ SMALL = [
     "resnet3d.ResNet3D.width=0.125",
 ]
 PER_FRAME = ["chain.Chain.per_frame=True", "views.RandomResizedCrop.per_frame=True"]
-CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "settings.Testing.batch=1"]
+CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "settings.Validation.batch=1"]
 
 
 @pytest.fixture(scope="module")

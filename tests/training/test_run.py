@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from conftest import logged_steps, sampling
 
 from cvrl_tf import checkpoints, distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
@@ -28,7 +29,7 @@ from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
 from cvrl_tf.training import callbacks, run_folder
 from cvrl_tf.training.run import Run
-from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Testing
+from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
 STEPS_PER_EPOCH = 3  # 17 videos, batches of 5
 
@@ -48,10 +49,10 @@ def schedule(**facts: int) -> Any:
 GROUPS = {
     "optimizer": "optimization.optimizer",
     "learning_rate": "optimization.learning_rate",
-    "eval_data": "testing.data",
-    "eval_batch": "testing.batch",
-    "eval_every": "testing.every",
-    "monitors": "testing.monitors",
+    "eval_data": "validation.data",
+    "eval_batch": "validation.batch",
+    "eval_every": "validation.every",
+    "monitors": "validation.monitors",
     "initial_checkpoint": "checkpointing.initial",
     "checkpoint_every": "checkpointing.every",
     "keep_checkpoints": "checkpointing.keep",
@@ -64,7 +65,7 @@ GROUPS = {
 }
 SETTINGS = {
     "optimization": Optimization,
-    "testing": Testing,
+    "validation": Validation,
     "checkpointing": Checkpointing,
     "execution": Execution,
 }
@@ -227,14 +228,8 @@ def test_logs_hold_every_step_once(noise_records: Path, tmp_path: Path) -> None:
         for name in ("train/loss", "train/gradient_norm", "epoch/loss", "learning_rate", "epoch"):
             # The mean of the epoch goes on where it was.
             assert ours.get(name, 0) == pytest.approx(expected.get(name, 0), rel=1e-5), name
-    said = [
-        (value.tag, event.step)
-        for path in (tmp_path / "tensorboard").iterdir()
-        for event in tf.compat.v1.train.summary_iterator(str(path))
-        for value in event.summary.value
-    ]
-    assert len(said) == len(set(said))
-    assert {("train/loss", step) for step in (1, 2, 3)} <= set(said)
+    said = logged_steps(tmp_path / "tensorboard")
+    assert said["train/loss"] == [1, 2, 3] and said["epoch/loss"] == [3]
 
 
 def test_another_seed_or_batch_is_not_the_same_run(undisturbed: Run, noise_records: Path) -> None:
@@ -334,6 +329,8 @@ def test_what_a_run_leaves(undisturbed: Run, noise_records: Path) -> None:
     facts = json.loads((folder / "run.json").read_text())
     assert facts["steps_per_epoch"] == STEPS_PER_EPOCH and facts["train"]["videos"] == 17
     assert facts["packages"]["tensorflow"] == tf.__version__
+    assert (facts["version"], facts["task"], facts["kind"]) == (2, "ContrastiveLearner", "pretrain")
+    assert facts["metric_names"][:2] == ["loss", "contrastive_accuracy"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 10))
@@ -347,8 +344,9 @@ def test_what_a_run_leaves(undisturbed: Run, noise_records: Path) -> None:
     names = sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
     assert names == [f"ckpt-{step}.index" for step in (2, 3, 4, 6, 8, 9)]
 
-    encoder, content = checkpoints.load_encoder(folder), checkpoints.encoder_facts(folder)
-    assert content["input_shape"] == [4, 16, 16, 3]
+    saved = checkpoints.SavedRun.open(folder)
+    assert saved.sampling == sampling(4, 16, short_side=48)
+    encoder = saved.load_encoder()
     frames = tf.random.uniform([2, 4, 16, 16, 3])
     np.testing.assert_array_equal(encoder(frames), undisturbed.model.encoder(frames))
 
