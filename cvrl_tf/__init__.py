@@ -13,7 +13,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 _PUBLIC = {
     "ResNet3D": "models.resnet3d",
     "ProjectionHead": "models.heads",
-    "ContrastiveLearner": "tasks.pretrain",
+    "ContrastiveLearner": "tasks.pretext.contrastive",
+    "InfoNCE": "losses.info_nce",
     "Classifier": "tasks.classify",
     "load_encoder": "checkpoints",
     "Pipeline": "data.pipeline",

@@ -43,7 +43,7 @@ class Progress(tf.Module):
             there = int(getattr(self, name).numpy())
             if there != here:
                 raise ValueError(
-                    f"The run's checkpoint has {name}={there}, but now it is {here}: go on with "
+                    f"The run's checkpoint has {name}={there}, but now it is {here}: continue with "
                     "the seed, data and batch of before, or choose another --model_dir, perhaps "
                     "with this run as its settings.Checkpointing.initial."
                 )
@@ -143,7 +143,7 @@ def initialize(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
 class SavedRun:
     """A checkpoint of a run with what `encoder.json` says of it, resolved once.
 
-    Whatever is read from it is of one checkpoint, also while the run goes on.
+    Whatever is read from it is of one checkpoint, even if the run still writes new ones.
 
     Attributes:
       prefix: of the checkpoint.

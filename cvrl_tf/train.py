@@ -11,7 +11,7 @@ commands.define_gin_flags()
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir",
     None,
-    "Folder of the run; a run that was stopped goes on from there.",
+    "Folder of the run. If it holds a checkpoint, the run resumes from it.",
     required=True,
 )
 

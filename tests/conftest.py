@@ -187,11 +187,11 @@ def cluster_environments(environment: dict[str, str], workers: int) -> list[dict
 
 def logged_steps(folder: Path) -> dict[str, list[int]]:
     """Steps by tag, as TensorBoard reads a folder of events."""
-    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.backend.event_processing import plugin_event_accumulator as accumulator
 
-    events = event_accumulator.EventAccumulator(str(folder), {event_accumulator.TENSORS: 0})
+    events = accumulator.EventAccumulator(str(folder))
     events.Reload()
-    tags = events.Tags()[event_accumulator.TENSORS]
+    tags = events.Tags()[accumulator.TENSORS]
     return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
 
 

@@ -1,8 +1,8 @@
 """Which frames make a clip: positions, no pixels yet (section 3.3 of the paper, temporal part).
 
 A sampler is called with the number of frames L of a video and a seed, and returns positions
-int32 [V, T]: V clips of T frames, `stride` apart. Where a video is shorter than a clip, they go on
-beyond its end: `frames_at` loops.
+int32 [V, T]: V clips of T frames, `stride` apart. Where a video is shorter than a clip, they lie
+beyond its end, and `place` loops.
 """
 
 import dataclasses

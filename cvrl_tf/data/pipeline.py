@@ -25,7 +25,7 @@ class Pipeline:
         augments them.
       seeds: int32 [B, V, 2], one a view, for the augmentation and for what a task draws.
       positions: int32 [B, V, T], frames as the sampler counts them, before looping.
-      seconds: float32 [B, V, T], times of the frames in the video; of one that loops they go on.
+      seconds: float32 [B, V, T], times of the frames in the video; when it loops they continue.
         Not numbers where the record knows neither times nor a rate.
       label: int32 [B], -1 in unlabeled data.
       weight: float32 [B], 1, or 0 for what only fills up the last batch of `eval_batches`.
@@ -141,7 +141,7 @@ class Pipeline:
         Args:
           global_batch: examples in a step of all replicas.
           seed: of the run.
-          first_step: where a resumed run goes on.
+          first_step: where a resumed run begins.
           context: says which part of the global batch this worker prepares; None: all of it.
         """
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)

@@ -144,7 +144,7 @@ class Task(keras.Model):
         """Notes the first step that is not finite; a host that looks later still learns which."""
         finite = tf.math.is_finite(objective)
         if not isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
-            finite &= tf.math.is_finite(gradient_norm)  # that one lowers its scale and goes on
+            finite &= tf.math.is_finite(gradient_norm)  # that one lowers its scale instead
         noted = self.step_state.first_bad_step
         step = tf.cast(self.optimizer.iterations, tf.int64)
         noted.assign(tf.where(~finite & (noted == NEVER), step, noted))

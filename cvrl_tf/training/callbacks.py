@@ -16,7 +16,7 @@ import tf_keras as keras
 
 from cvrl_tf.training.failures import Stopped
 
-PREEMPTED = 75  # exit code after SIGTERM; the system's EX_TEMPFAIL: the same command goes on
+PREEMPTED = 75  # exit code after SIGTERM; the system's EX_TEMPFAIL: rerun to resume
 
 
 class _AfterSteps(keras.callbacks.Callback):
@@ -46,7 +46,7 @@ class Checkpoints(_AfterSteps):
     """Saves every so many steps and after each epoch; and apart, the best epoch.
 
     The last step of an epoch is saved only when the epoch's test and log are done too, for a run
-    that goes on from there does not come back to them.
+    that resumes there does not come back to them.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Preemption(_AfterSteps):
 
     def _exit(self) -> None:
         self.on_train_end()
-        print(f"\nTerminated; saved at step {self.step}. The same command goes on.")
+        print(f"\nTerminated; saved at step {self.step}. Rerun the same command to resume.")
         sys.exit(PREEMPTED)
 
 
@@ -183,7 +183,7 @@ class NotFinite(_AfterSteps):
 
 
 class ResumedMetrics(keras.callbacks.Callback):
-    """Gives the metrics back what they had seen of an epoch that goes on."""
+    """Restores what the metrics had seen of an epoch that resumes."""
 
     def __init__(self, weights: list[list[np.ndarray]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run says when it can't go on."""
+"""Errors of a run that have a remedy, in words."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _LOST = (
 
 
 class Stopped(RuntimeError):
-    """The run can't go on; the message says why, and what to do."""
+    """A run that has to stop. The message says why, and what to do."""
 
 
 @contextlib.contextmanager
@@ -43,17 +43,18 @@ def explained(
         if found is None:
             raise
         raise Stopped(
-            f"Damaged data at step {step()}: {found}\nThe same command goes on from the last "
-            "checkpoint. Look for more with tools/check_tfrecords.py and make the shard again, or "
-            "pass over what is damaged: --gin_param='pipeline.Pipeline.skip_damaged=True'."
+            f"Damaged data at step {step()}: {found}\nCheck all records with "
+            "tools/check_tfrecords.py and write the shard again, or skip what is damaged: "
+            "--gin_param='pipeline.Pipeline.skip_damaged=True'. Then rerun the same command to "
+            "resume from the last checkpoint."
         ) from error
     except _LOST as error:
         if num_workers == 1:
             raise
         reason = error.message.partition("aborted by: ")[2] or error.message
         raise Stopped(
-            f"Another of the {num_workers} workers is gone; look into its log. "
+            f"Another of the {num_workers} workers has stopped; see its log. "
             + " ".join(reason.splitlines()[:2])
-            + "\nStarted again with the same command, all workers go on from "
+            + "\nRerun the same command on all workers to resume from "
             f"{latest() or 'the beginning'}."
         ) from error

@@ -52,7 +52,7 @@ class Run:
           optimization: optimizer and learning rate.
           global_batch: examples in a step of all replicas.
           epochs: passes over the training split; what does not fill a batch is left over.
-          validation: what is measured while training goes on.
+          validation: what is measured during training.
           checkpointing: what is loaded and what is kept.
           execution: devices, seed, precision.
 
@@ -165,10 +165,10 @@ class Run:
         """Train to the end, from wherever the run stands.
 
         Ctrl-C saves (not with several workers), and so does SIGTERM at the end of the step, with
-        the exit code 75; the same command goes on.
+        the exit code 75. Interrupted runs resume: rerun the same command.
 
         Raises:
-          Stopped: the run can't go on, or another process trains in this folder.
+          Stopped: the run has to stop, or another process trains in this folder.
         """
         with run_folder.locked(self.model_dir) if self._is_chief else contextlib.nullcontext():
             self._fit_from_here()
@@ -203,15 +203,15 @@ class Run:
     def _interrupted(self) -> None:
         """Save if that can be done here, and exit."""
         if self._num_workers > 1:  # all would have to save together
-            sys.exit(f"\nStopped at step {self.step}; the workers go on from the last checkpoint.")
+            sys.exit(f"\nStopped at step {self.step}; the workers resume from the last checkpoint.")
         if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
             latest = self._manager.latest_checkpoint or "the beginning"
             sys.exit(
                 f"\nStopped at step {self.step}, at the end of an epoch, before its test was "
-                f"done; the same command goes on from {latest}."
+                f"done. Rerun the same command to resume from {latest}."
             )
         saved = self._manager.save(self.step)
-        sys.exit(f"\nStopped at step {self.step}; saved {saved}. The same command goes on.")
+        sys.exit(f"\nStopped at step {self.step}; saved {saved}. Rerun the same command to resume.")
 
     def _latest_saved(self) -> str | None:
         return tf.train.latest_checkpoint(self.model_dir / "checkpoints")

@@ -27,7 +27,7 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What is measured while training goes on.
+    """What is measured during training.
 
     Attributes:
       data: test views; None for tasks without a test.

@@ -95,7 +95,7 @@ def test_workers_stop_and_go_on_together(
         assert workers[1 - victim].returncode == 1
         last_words = text[text.index("Stopped: ") :]
         assert "Another of the 2 workers is gone" in last_words
-        assert f"go on from {checkpoints.resolve(run)}" in last_words
+        assert f"resume from {checkpoints.resolve(run)}" in last_words
         assert "Traceback" not in text
 
     workers = start(child_environment, noise_records, run)

@@ -145,7 +145,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
         (StopAt(5), "Stopped at step 5"),
         pytest.param(
             StopAt(2 * STEPS_PER_EPOCH, resumed_from=4),
-            "goes on from .*ckpt-4",
+            "to resume from .*ckpt-4",
             marks=pytest.mark.slow,
         ),
         (TerminateAt(5), str(callbacks.PREEMPTED)),

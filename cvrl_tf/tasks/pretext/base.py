@@ -166,7 +166,7 @@ class PretextTask(Task, abc.ABC):
 
         Gradient caching (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
         Limited Setup", 2021): embeds all micro-batches, differentiates the loss by the outputs,
-        then embeds each micro-batch again and goes on from there to the weights. Batch
+        then embeds each micro-batch again and differentiates it by the weights. Batch
         normalization has the statistics of the micro-batch, and its moving ones move once for each.
         """
         parts = [
