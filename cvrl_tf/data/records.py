@@ -102,16 +102,22 @@ def shuffled(paths: dict[str, int], buffer: int, seed: int, epoch: tf.Tensor) ->
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """One record, by name.
+    """Parses one record.
 
     Args:
       serialized: string [], a `tf.train.SequenceExample` in the layout of `schema`.
 
     Returns:
-      frames: string [L], JPEGs in presentation order.
-      label: int32 [], -1 in unlabeled data.
-      frame_rate: float32 [], frames per second, 0 where unknown.
-      video_id: string [].
+      A dict by name:
+        frames: string [L], JPEGs in presentation order.
+        times: float32 [L], seconds from the first stored frame. Index / frame_rate where the
+          record has no times; NaN where it has no frame rate either.
+        label: int32 [], -1 in unlabeled data.
+        frame_rate: float32 [], frames per second, 0 where unknown.
+        video_id: string [].
+
+    Raises:
+      InvalidArgumentError: this is no record, or it has not as many times as frames.
     """
     context, sequence = tf.io.parse_single_sequence_example(
         serialized,
@@ -119,14 +125,36 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             schema.LABEL_INDEX: tf.io.FixedLenFeature([], tf.int64, -1),
             schema.FRAME_RATE: tf.io.FixedLenFeature([], tf.float32, 0.0),
             schema.VIDEO_ID: tf.io.FixedLenFeature([], tf.string, ""),
+            schema.TIMES: tf.io.VarLenFeature(tf.int64),
         },
         sequence_features={schema.FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
     )
-    length = tf.cast(tf.size(sequence[schema.FRAMES]), tf.float32)
+    frames, frame_rate = sequence[schema.FRAMES], context[schema.FRAME_RATE]
     return {
-        "times": tf.range(length) / context[schema.FRAME_RATE],
-        "frames": sequence[schema.FRAMES],
+        "frames": frames,
+        "times": _seconds(context[schema.TIMES].values, tf.size(frames), frame_rate),
         "label": tf.cast(context[schema.LABEL_INDEX], tf.int32),
-        "frame_rate": context[schema.FRAME_RATE],
+        "frame_rate": frame_rate,
         "video_id": context[schema.VIDEO_ID],
     }
+
+
+def _seconds(microseconds: tf.Tensor, length: tf.Tensor, frame_rate: tf.Tensor) -> tf.Tensor:
+    """Returns the times of frames as `parse` has them.
+
+    Args:
+      microseconds: int64 [L] into the source, or [0] where the record has none.
+      length: int32 [], L.
+      frame_rate: float32 [], 0 where unknown.
+    """
+    stored = tf.size(microseconds)
+    fits = tf.debugging.Assert(
+        (stored == 0) | (stored == length),
+        [f"{schema.TIMES} must have one value a frame: values, frames:", stored, length],
+    )
+    with tf.control_dependencies([fits]):
+        # In int64: float32 holds seconds to the microsecond only near the first frame.
+        elapsed = tf.cast(microseconds - microseconds[:1], tf.float32) / 1e6
+    rate = tf.where(frame_rate > 0, frame_rate, float("nan"))
+    counted = tf.cast(tf.range(length), tf.float32) / rate
+    return tf.concat([elapsed, counted[stored:]], 0)  # one of them is empty

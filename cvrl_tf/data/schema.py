@@ -21,6 +21,7 @@ LABEL_TEXT = "clip/label/text"  # bytes; absent in unlabeled data
 FILENAME = "video/filename"  # bytes, the path relative to the input folder
 START = "clip/start/timestamp"  # int64, microseconds into the source
 END = "clip/end/timestamp"  # int64, microseconds into the source
+TIMES = "image/timestamp"  # int64 list, one a frame, microseconds into the source (ours)
 FRAME_RATE = "clip/frame_rate"  # float, frames per second (ours)
 NUM_FRAMES = "clip/num_frames"  # int64 (ours)
 HEIGHT = "image/height"  # int64, pixels (ours)
