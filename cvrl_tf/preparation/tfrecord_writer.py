@@ -1,9 +1,10 @@
-"""Records as they stand in a file, written as a stream: a long video needs no more memory.
+"""Writes records as a stream, so that a long video needs no more memory than a short one.
 
 TensorFlow writes a record from one string, which for ten minutes of video is hundreds of megabytes,
-several times over. Here the JPEGs of a video are collected in the wire format of `SequenceExample`
-(https://protobuf.dev/programming-guides/encoding), on disk when they are many, and framed as a
-TFRecord (tensorflow/core/lib/io/record_writer.h). The bytes are those that TensorFlow would write.
+several times over. This module collects the JPEGs of a video in the wire format of
+`SequenceExample` (https://protobuf.dev/programming-guides/encoding), on disk if they are many, and
+frames them as a TFRecord (tensorflow/core/lib/io/record_writer.h). The bytes are those that
+TensorFlow would write.
 """
 
 import struct
@@ -19,11 +20,17 @@ MAX_RECORD_BYTES = 2**31 - 2**20  # a protocol buffer ends at 2 GiB
 _IN_MEMORY = 2**25  # of JPEGs, 32 MiB; what is more goes to the folder for temporary files
 _CHUNK = 2**20
 
-Context = Mapping[str, bytes | int | float]
+Value = bytes | int | float | list[int] | list[float]
+Context = Mapping[str, Value]
 
 
 class Jpegs:
-    """The frames of a video, in presentation order."""
+    """Collects the frames of a video, in presentation order.
+
+    Attributes:
+      num_frames: so far.
+      num_bytes: of the frames so far, in the record.
+    """
 
     def __init__(self) -> None:
         self.num_frames = 0
@@ -31,6 +38,7 @@ class Jpegs:
         self._features = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives as we do)
 
     def append(self, jpeg: bytes) -> None:
+        """Adds a frame."""
         feature = _field(1, _feature(jpeg))
         self._features.write(feature)
         self.num_frames += 1
@@ -41,10 +49,14 @@ class Jpegs:
 
         Args:
           file: the shard.
-          context: bytes, int and float features of one value each.
+          context: bytes, int and float features of one value each, and lists of ints or floats,
+            which are not empty.
 
         Returns:
           Size of the record, without its frame of 16 bytes.
+
+        Raises:
+          ValueError: a list is empty. Nothing is written.
         """
         head = self._head(context)
         size = len(head) + self.num_bytes
@@ -59,16 +71,21 @@ class Jpegs:
         return size
 
     def example(self, context: Context) -> bytes:
-        """These frames as one `SequenceExample`, all in memory.
+        """Returns these frames as one `SequenceExample`, all in memory.
 
         Args:
           context: as of `write_record`.
+
+        Raises:
+          ValueError: a list is empty.
         """
         self._features.seek(0)
         return self._head(context) + self._features.read()
 
     def _head(self, context: Context) -> bytes:
-        """All of the `SequenceExample` that stands before the frames."""
+        """Returns all of the `SequenceExample` that stands before the frames."""
+        if empty := [key for key, value in context.items() if value == []]:
+            raise ValueError(f"The lists {empty} of the context are empty: leave them out.")
         entries = (
             _field(1, _field(1, key.encode()) + _field(2, _feature(context[key])))
             for key in sorted(context)
@@ -90,7 +107,7 @@ def _varint(number: int) -> bytes:
 
 
 def _head(field: int, size: int) -> bytes:
-    """What stands before a field of `size` bytes."""
+    """Returns what stands before a field of `size` bytes."""
     return _varint(field << 3 | 2) + _varint(size)
 
 
@@ -98,16 +115,17 @@ def _field(field: int, content: bytes) -> bytes:
     return _head(field, len(content)) + content
 
 
-def _feature(value: bytes | int | float) -> bytes:
-    """A `tf.train.Feature` of one value."""
+def _feature(value: Value) -> bytes:
+    """Returns a `tf.train.Feature`; numbers are packed, as proto3 has them."""
     if isinstance(value, bytes):
         return _field(1, _field(1, value))
-    if isinstance(value, float):
-        return _field(2, _field(1, struct.pack("<f", value)))
-    return _field(3, _field(1, _varint(value)))
+    values = value if isinstance(value, list) else [value]
+    if isinstance(values[0], float):
+        return _field(2, _field(1, struct.pack(f"<{len(values)}f", *values)))
+    return _field(3, _field(1, b"".join(map(_varint, values))))
 
 
 def _masked(checksum: int) -> bytes:
-    """A checksum as TFRecords have it, so that one of data with checksums in it is sound too."""
+    """Masks a checksum as TFRecords do, so that a checksum of data that holds one is sound too."""
     rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
     return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +13,14 @@ from cvrl_tf.preparation import tfrecord_writer
 
 # No key may begin with another whole key: protobuf's implementations order those differently.
 KEYS = st.text(min_size=4, max_size=4) | st.sampled_from([schema.LABEL_INDEX, schema.VIDEO_ID])
+INTS = st.integers(-(2**63), 2**63 - 1)
+FLOATS = st.floats(width=32, allow_nan=False)
 VALUES = st.one_of(
     st.binary(max_size=300),
-    st.integers(-(2**63), 2**63 - 1),
-    st.floats(width=32, allow_nan=False),
+    INTS,
+    FLOATS,
+    st.lists(INTS, min_size=1, max_size=300),
+    st.lists(FLOATS, min_size=1, max_size=300),
 )
 
 
@@ -25,10 +30,12 @@ def by_tensorflow(context: tfrecord_writer.Context, jpegs: list[bytes]) -> tf.tr
         feature = example.context.feature[key]
         if isinstance(value, bytes):
             feature.bytes_list.value.append(value)
-        elif isinstance(value, float):
-            feature.float_list.value.append(value)
+            continue
+        values = value if isinstance(value, list) else [value]
+        if isinstance(values[0], float):
+            feature.float_list.value.extend(values)
         else:
-            feature.int64_list.value.append(value)
+            feature.int64_list.value.extend(values)
     frames = example.feature_lists.feature_list[schema.FRAMES]
     for jpeg in jpegs:
         frames.feature.add().bytes_list.value.append(jpeg)
@@ -50,6 +57,13 @@ def test_bytes_are_those_of_tensorflow(
     expected = by_tensorflow(context, jpegs).SerializeToString(deterministic=True)
     assert shard.getvalue()[12:-4] == expected
     assert size == len(expected)
+
+
+def test_an_empty_list_has_no_type() -> None:
+    shard = io.BytesIO()
+    with pytest.raises(ValueError, match=r"lists \['image/timestamp'\] of the context are empty"):
+        tfrecord_writer.Jpegs().write_record(shard, {schema.TIMES: []})
+    assert not shard.getvalue()
 
 
 def test_files_are_those_of_tensorflow(tmp_path: Path) -> None:
