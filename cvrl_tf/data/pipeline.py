@@ -87,12 +87,12 @@ class Pipeline:
         self._servers = servers
         self.skip_damaged = skip_damaged
         self._split = split
-        self._data = Path(data_dir).name
+        self._data = info.name
         self._short_side, self._record_fps = info.short_side, split_info.fps
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What a reader of results must know, for JSON: data, the folder's name; split; videos;
+        """What a reader of results must know, for JSON: data, its name; split; videos;
         views of each; and how the clips come about."""
         return {
             "data": self._data,

@@ -1,6 +1,7 @@
-"""A video file to JPEG frames."""
+"""Decodes video files into JPEG frames."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +12,28 @@ import numpy as np
 from cvrl_tf.preparation import tfrecord_writer
 
 _FRAME_RATES = (1.0, 500.0)  # containers without a rate give 0, NaN, 1,000 or 90,000
+_MOST_SECONDS = 1e9  # 31 years; damaged time stamps may be beyond what int64 microseconds hold
+
+TimedFrames = Iterator[tuple[float, np.ndarray]]  # seconds into the source; uint8 [H, W, 3], BGR
 
 
 class UnusableVideo(Exception):
-    """A video that is not written; the message is the reason."""
+    """Says why a video is not written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameOptions:
-    """How frames are stored.
+    """Says how frames are stored.
 
     Attributes:
-      short_side: pixels; smaller videos are enlarged, so that crops of a given size mean the same
+      short_side: pixels. Smaller videos are enlarged, so that crops of a given size mean the same
         in all of them.
       jpeg_quality: 1 to 100.
       fps: frames per second to store, by dropping or repeating frames by their time; None for the
         rate of the video.
       max_seconds: what comes later is left out; None for no limit.
-      keep_truncated: keep what decodes of a video that ends before the container says, or skip it.
+      keep_truncated: whether to keep what decodes of a video that ends before its container says.
+        If not, the video is skipped.
     """
 
     short_side: int = 256
@@ -40,10 +45,12 @@ class FrameOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedVideo:
-    """Frames as JPEGs in presentation order, and the facts about them.
+    """Holds frames as JPEGs in presentation order, and the facts about them.
 
     Attributes:
-      jpegs: one a frame.
+      jpegs: one per frame.
+      times: one per frame, microseconds into the source. Counted by the frame rate where the
+        container gives no usable times; empty where the frame rate is unknown, too.
       frame_rate: frames per second; 0 where the container gives none that can be true.
       height: of the stored frames, pixels.
       width: of the stored frames, pixels.
@@ -52,6 +59,7 @@ class EncodedVideo:
     """
 
     jpegs: tfrecord_writer.Jpegs
+    times: list[int]
     frame_rate: float
     height: int
     width: int
@@ -60,8 +68,11 @@ class EncodedVideo:
 
 
 def quiet() -> None:
-    """To be called in a process that decodes beside others: one thread, and nothing on the
-    terminal, as what is wrong with a video is said once, by name."""
+    """Makes OpenCV use one thread and print nothing.
+
+    Call this in a process that decodes beside others. What is wrong with a video is said once, by
+    name.
+    """
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -91,23 +102,12 @@ def encode_video(
     start = start or 0.0
     if options.max_seconds is not None:
         end = min(start + options.max_seconds, end or float("inf"))
-    timed_frames = decoder.decode(start, end)
-    frames: Iterator[np.ndarray] = (frame for _, frame in timed_frames)
+    frames = decoder.decode(start, end)
     if options.fps is not None:
         if not decoder.rate:
             raise UnusableVideo("its frame rate is unknown, so it can't be changed")
-        frames = _resample(timed_frames, 1 / decoder.rate, options.fps)
-    jpegs, size, last = tfrecord_writer.Jpegs(), None, None
-    for frame in frames:
-        if size is None:
-            scale = options.short_side / min(frame.shape[:2])
-            size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
-        if frame is not last:  # a repeated frame has its JPEG already
-            jpeg = _to_jpeg(_resize(frame, size), options.jpeg_quality)
-        jpegs.append(jpeg)
-        last = frame
-        if jpegs.num_bytes > tfrecord_writer.MAX_RECORD_BYTES:
-            raise UnusableVideo(f"over 2 GiB after {jpegs.num_frames} frames: cut it in pieces")
+        frames = _resample(frames, 1 / decoder.rate, options.fps)
+    jpegs, times, size = _encode(frames, options)
     if decoder.is_truncated and not options.keep_truncated:
         raise UnusableVideo(f"cut short or damaged: {decoder.shortfall}")
     if size is None:
@@ -115,6 +115,7 @@ def encode_video(
     rate = options.fps or decoder.rate
     return EncodedVideo(
         jpegs,
+        _usable(times, rate),
         rate,
         height=size[1],
         width=size[0],
@@ -123,10 +124,60 @@ def encode_video(
     )
 
 
+def _encode(
+    frames: TimedFrames, options: FrameOptions
+) -> tuple[tfrecord_writer.Jpegs, list[float], tuple[int, int] | None]:
+    """Resizes frames and encodes them.
+
+    Returns:
+      The frames; their times, seconds; and their (width, height), None if there is no frame.
+
+    Raises:
+      UnusableVideo: they are too many for a record, or can't be encoded.
+    """
+    jpegs, size, last = tfrecord_writer.Jpegs(), None, None
+    times = []
+    for seconds, frame in frames:
+        if size is None:
+            scale = options.short_side / min(frame.shape[:2])
+            size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+        if frame is not last:  # a repeated frame has its JPEG already
+            jpeg = _to_jpeg(_resize(frame, size), options.jpeg_quality)
+        jpegs.append(jpeg)
+        times.append(seconds)
+        last = frame
+        if jpegs.num_bytes > tfrecord_writer.MAX_RECORD_BYTES:
+            raise UnusableVideo(f"over 2 GiB after {jpegs.num_frames} frames: cut it in pieces")
+    return jpegs, times, size
+
+
+def _usable(times: list[float], rate: float) -> list[int]:
+    """Rounds the times of frames to microseconds, or counts them anew where they can't be true.
+
+    Args:
+      times: seconds. OpenCV gives 0 for a frame whose time it does not know.
+      rate: frames per second, 0 where unknown.
+
+    Returns:
+      One per frame, microseconds, which do not decrease; or none where the times can't be true and
+      the rate is unknown.
+    """
+    possible = [abs(seconds) < _MOST_SECONDS for seconds in times]  # NaN is not
+    is_sound = (
+        all(possible)
+        and all(one <= other for one, other in itertools.pairwise(times))
+        and (len(times) < 2 or times[0] < times[-1])
+    )
+    if not is_sound:
+        first = times[0] if possible[0] else 0.0
+        times = [first + number / rate for number in range(len(times))] if rate else []
+    return [round(1e6 * seconds) for seconds in times]
+
+
 def glimpse(
     path: str | Path, start: float, end: float, num_frames: int, short_side: int
 ) -> np.ndarray | None:
-    """Some frames of a video to look at, about where they should be; None if it can't be read.
+    """Decodes some frames of a video to look at, about where they should be.
 
     Args:
       path: of the video.
@@ -135,7 +186,7 @@ def glimpse(
       short_side: of the frames, pixels.
 
     Returns:
-      uint8 [L, H, W, 3], RGB.
+      uint8 [L, H, W, 3], RGB; None if the video can't be read.
     """
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
@@ -158,9 +209,9 @@ _MOST_FRAMES = 500  # of a clip, in videos whose times don't tell where it ends
 
 
 class _Decoder:
-    """A video that is read once.
+    """Reads a video once.
 
-    OpenCV ends a damaged file without a word; only the container's count of frames betrays it.
+    OpenCV ends a damaged file without a word. Only the container's count of frames shows it.
 
     Attributes:
       rate: frames per second, 0 where the container gives none that can be true.
@@ -182,8 +233,8 @@ class _Decoder:
         self.shortfall = ""
         self.is_truncated = self.goes_on = False
 
-    def decode(self, start: float, end: float | None) -> Iterator[tuple[float, np.ndarray]]:
-        """Times in seconds and frames, uint8 [H, W, 3], BGR, of the seconds [start, end)."""
+    def decode(self, start: float, end: float | None) -> TimedFrames:
+        """Yields the frames of the seconds [start, end)."""
         decoded = 0
         while (frame := self._capture.read()[1]) is not None:
             decoded += 1
@@ -199,10 +250,14 @@ class _Decoder:
             self.is_truncated = decoded < announced - max(2, 0.02 * announced)
 
 
-def _resample(
-    timed_frames: Iterator[tuple[float, np.ndarray]], duration: float, fps: float
-) -> Iterator[np.ndarray]:
-    """What is on the screen at every 1/fps of a second; `duration` is that of the last frame."""
+def _resample(timed_frames: TimedFrames, duration: float, fps: float) -> TimedFrames:
+    """Yields what is on the screen at every 1/fps of a second, from the first frame on.
+
+    Args:
+      timed_frames: of the video.
+      duration: of the last frame, seconds.
+      fps: frames per second.
+    """
     slack = 1e-4  # seconds, for times that are rounded
     first = shown_at = 0.0
     shown, count = None, 0
@@ -210,18 +265,18 @@ def _resample(
         if shown is None:
             first = seconds
         while shown is not None and first + count / fps < seconds - slack:
-            yield shown
+            yield first + count / fps, shown
             count += 1
         shown, shown_at = frame, seconds
     while shown is not None and first + count / fps < shown_at + duration - slack:
-        yield shown
+        yield first + count / fps, shown
         count += 1
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Halves by averaging while it can, and goes on bilinearly to (width, height).
+    """Resizes a frame to (width, height): halves it by averaging, then interpolates bilinearly.
 
-    So every pixel counts, in a sixth of the time that OpenCV's INTER_AREA takes from 720 to 256
+    So every pixel counts. It takes a sixth of the time of OpenCV's INTER_AREA from 720 to 256
     pixels; on average the results differ by 0.4 of 255.
     """
     while frame.shape[0] >= 2 * size[1] and frame.shape[1] >= 2 * size[0]:

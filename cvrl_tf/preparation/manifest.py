@@ -1,4 +1,4 @@
-"""What became of every input video: `SPLIT_manifest.jsonl`, one line a video."""
+"""Reads and writes `SPLIT_manifest.jsonl`: what became of every input video, one line a video."""
 
 import dataclasses
 import json
@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from etils import epath
 
 from cvrl_tf import files
+from cvrl_tf.data import schema
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a video: written, or skipped for a reason.
+    """Tells what became of a video: it was written, or skipped for a reason.
 
     Attributes:
       name: as the annotation has it.
@@ -22,7 +23,9 @@ class Outcome:
       num_frames: stored frames.
       frame_rate: frames per second, 0 where unknown.
       height, width: of the stored frames, pixels.
-      num_bytes: size of the record.
+      num_bytes: size of the record, without its frame of 16 bytes.
+      offset: in bytes, where the frame of the record begins in its shard; the record itself begins
+        12 bytes later. None for a skipped video, and in manifests of version 1.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Outcome:
     height: int = 0
     width: int = 0
     num_bytes: int = 0
+    offset: int | None = None
 
 
 def write(path: epath.Path, outcomes: Iterable[Outcome]) -> None:
@@ -44,5 +48,18 @@ def write(path: epath.Path, outcomes: Iterable[Outcome]) -> None:
 
 
 def read(path: epath.Path) -> list[Outcome]:
-    """What `write` wrote."""
-    return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
+    """Reads what `write` wrote, in this version or an older one.
+
+    Raises:
+      ValueError: a line is damaged, or has fields that are not known here.
+    """
+    outcomes = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            outcomes.append(schema.from_fields(Outcome, json.loads(line)))
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"Line {number} of {str(path)!r} can't be read: {error}. Restore the file, update "
+                "cvrl_tf if a newer one wrote it, or make the split again."
+            ) from error
+    return outcomes

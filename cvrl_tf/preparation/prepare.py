@@ -1,10 +1,10 @@
-"""Videos in, records out: shards of `tf.train.SequenceExample` and their `dataset_info.json`.
+"""Turns videos into records: shards of `tf.train.SequenceExample` and their `dataset_info.json`.
 
-What stands in a shard is a function of the videos, the seed and the number of shards; who writes it
-changes nothing: workers on one machine, tasks of a scheduler, Beam. A shard appears under its name
-only when it is whole, and what is whole is not made again: a preparation that was stopped, or
-killed, goes on with the same command and ends with the same bytes. A video that can't be used is
-reported, and stops nothing.
+The content of a shard depends on the videos, the seed and the number of shards alone. It does not
+depend on who writes it: workers on one machine, tasks of a scheduler, or Beam. A shard gets its
+name only when it is whole, and whole shards are not made again. Interrupted runs resume: rerun the
+same command, and it ends with the same bytes. A video that can't be used is reported, and stops
+nothing.
 """
 
 import collections
@@ -42,11 +42,13 @@ def prepare(
     seed: int = 0,
     write: Writer = workers.write_shards,
     part: tuple[int, int] = (0, 1),
+    name: str | None = None,
 ) -> schema.SplitInfo | None:
     """Writes the videos as the shards of a split and enters it in `dataset_info.json`.
 
-    The first split of a folder settles the labels and the short side for those that follow. Beside
-    the shards stand `SPLIT_manifest.jsonl`, what became of every video, and `SPLIT_options.json`.
+    The first split of a folder settles the name, the labels and the short side for those that
+    follow. Beside the shards stand `SPLIT_manifest.jsonl`, what became of every video, and
+    `SPLIT_options.json`.
 
     Args:
       videos: with distinct names.
@@ -57,6 +59,7 @@ def prepare(
       seed: of the shuffle of the videos over the shards.
       write: makes shards of the given names: `workers.write_shards`, `beam.write_shards`.
       part: (i, n) to write every n-th shard, from the i-th on, of n tasks that share the work.
+      name: of the data set, as results report it; by default the name of the folder.
 
     Returns:
       What was written and what was skipped; None if other parts are not done yet. The last part to
@@ -71,43 +74,59 @@ def prepare(
     folder, frames = epath.Path(output), frames or FrameOptions()
     if num_shards is None:
         num_shards = min(_MAX_SHARDS, -(-len(videos) // _VIDEOS_PER_SHARD))
-    if not 1 <= num_shards <= len(videos):
-        raise ValueError(f"{num_shards} shards for {len(videos)} videos: give at most as many.")
+    _check_shares(len(videos), num_shards, part)
+    _check_output(folder, split)
+    info = _open_info(folder, frames.short_side, videos, name)
+    videos = sorted(videos, key=lambda video: video.name)
+    options = {**dataclasses.asdict(frames), "num_shards": num_shards, "seed": seed}
+    options.update(_digest(videos))
+    if split not in info.splits:  # a finished split stays as it is, whatever its version
+        options["version"] = schema.VERSION
+    _check_options(folder / f"{split}_options.json", options)
+    if split in info.splits:
+        return info.splits[split]  # the same command has done all this
+
+    shards = _deal(videos, split, num_shards, seed)
+    task, num_tasks = part
+    mine = list(shards)[task::num_tasks]
+    try:
+        if todo := {shard: shards[shard] for shard in mine if not workers.is_done(folder, shard)}:
+            write(todo, Job(folder, info.labels, frames))
+    finally:
+        _remove_unfinished(folder, mine)
+    if not all(workers.is_done(folder, shard) for shard in shards):
+        return None
+    try:
+        return _enter(folder, split, list(shards), frames.fps)
+    except FileNotFoundError:  # another task was done at the same moment, and was faster
+        return schema.DatasetInfo.load(folder).splits[split]
+
+
+def _check_shares(num_videos: int, num_shards: int, part: tuple[int, int]) -> None:
+    """Raises ValueError if the shards can't be shared out."""
+    if not 1 <= num_shards <= num_videos:
+        raise ValueError(f"{num_shards} shards for {num_videos} videos: give at most as many.")
     task, num_tasks = part
     if not 0 <= task < num_tasks <= num_shards:
         raise ValueError(
             f"Task {task} of {num_tasks} for {num_shards} shards: tasks count from 0, and there "
             "are at most as many as shards."
         )
-    _check_output(folder, split)
-    info = _open_info(folder, frames.short_side, videos)
-    videos = sorted(videos, key=lambda video: video.name)
-    _check_options(
-        folder / f"{split}_options.json",
-        {**dataclasses.asdict(frames), "num_shards": num_shards, "seed": seed, **_digest(videos)},
-    )
-    if split in info.splits:
-        return info.splits[split]  # the same command has done all this
 
+
+def _deal(videos: list[Video], split: str, num_shards: int, seed: int) -> dict[str, list[Video]]:
+    """Shuffles the videos and deals them out to the shards."""
     videos = _with_ids(videos)
     random.Random(seed).shuffle(videos)
-    shards = {
-        f"{split}-{i:05d}-of-{num_shards:05d}": videos[i::num_shards] for i in range(num_shards)
-    }
-    mine = list(shards)[task::num_tasks]
-    try:
-        if todo := {name: shards[name] for name in mine if not workers.is_done(folder, name)}:
-            write(todo, Job(folder, info.labels, frames))
-    finally:
-        for leftover in folder.glob(".*.tmp"):
-            if leftover.name.lstrip(".")[: len(mine[0])] in mine:
-                leftover.unlink()
-    if not all(workers.is_done(folder, name) for name in shards):
-        return None
-    try:
-        return _enter(folder, split, list(shards), frames.fps)
-    except FileNotFoundError:  # another task was done at the same moment, and was faster
-        return schema.DatasetInfo.load(folder).splits[split]
+    names = [f"{split}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
+    return {name: videos[i::num_shards] for i, name in enumerate(names)}
+
+
+def _remove_unfinished(folder: epath.Path, shards: list[str]) -> None:
+    """Deletes what is left of an attempt to write these shards."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.name.lstrip(".")[: len(shards[0])] in shards:
+            leftover.unlink()
 
 
 def _enter(
@@ -132,6 +151,12 @@ def _enter(
 
 
 def _check_output(output: epath.Path, split: str) -> None:
+    """Makes the folder.
+
+    Raises:
+      ValueError: the split is no word.
+      OSError: the folder can't be made or written to.
+    """
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise ValueError(f"The split {split!r} must be a word: it begins the shards' names.")
     output.mkdir(parents=True, exist_ok=True)
@@ -141,7 +166,7 @@ def _check_output(output: epath.Path, split: str) -> None:
 
 
 def _digest(videos: list[Video]) -> dict[str, Any]:
-    """What tells one list of videos from another."""
+    """Returns what tells one list of videos from another."""
     facts = [(v.name, v.label, v.start, v.end) for v in videos]
     return {
         "num_videos": len(videos),
@@ -150,15 +175,15 @@ def _digest(videos: list[Video]) -> dict[str, Any]:
 
 
 def _check_options(path: epath.Path, options: dict[str, Any]) -> None:
-    """Writes the options of a split; if they are there already, they must be the same.
+    """Writes the options of a split, or compares them with those that are there.
 
     Raises:
-      ValueError: they differ; says how.
+      ValueError: they differ.
     """
     if not path.exists():
         files.write_text(path, json.dumps(options, indent=2) + "\n")
         return
-    before = json.loads(path.read_text())
+    before = {"version": 1, **json.loads(path.read_text())}
     changed = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in options.items()
@@ -172,19 +197,30 @@ def _check_options(path: epath.Path, options: dict[str, Any]) -> None:
         )
 
 
-def _open_info(output: epath.Path, short_side: int, videos: list[Video]) -> schema.DatasetInfo:
-    """The folder's `dataset_info.json`, saved before any work if it is new.
+def _open_info(
+    output: epath.Path, short_side: int, videos: list[Video], name: str | None = None
+) -> schema.DatasetInfo:
+    """Reads the folder's `dataset_info.json`, or writes it if there is none.
 
-    So that a second split, even one that is made at the same time, finds the same labels.
+    It is written before any work, so that a second split, even one that is made at the same time,
+    finds the same labels.
+
+    Raises:
+      ValueError: the file says something else.
     """
     names = {video.label for video in videos if video.label is not None}
     numbers = all(name.isdecimal() for name in names)
     labels = sorted(names, key=lambda name: (int(name) if numbers else 0, name))
     if not (output / schema.INFO_FILE).exists():
-        info = schema.DatasetInfo(labels=labels, short_side=short_side, splits={})
+        info = schema.DatasetInfo(labels, short_side, {}, name or schema.folder_name(output))
         info.save(output)
         return info
     info = schema.DatasetInfo.load(output)
+    if name and name != info.name:
+        raise ValueError(
+            f"The name is {name!r}, but {os.fspath(output / schema.INFO_FILE)!r} has "
+            f"{info.name!r}: leave the name out, choose another folder, or set `name` there."
+        )
     if info.short_side != short_side:
         raise ValueError(
             f"short_side is {short_side} but the records in {os.fspath(output)!r} have "
@@ -200,7 +236,7 @@ def _open_info(output: epath.Path, short_side: int, videos: list[Video]) -> sche
 
 
 def _with_ids(videos: list[Video]) -> list[Video]:
-    """Gives them their ids: names without their endings, except where two would become the same."""
+    """Gives the videos ids: their names without the endings, or with them where two are alike."""
     stems = {video.name: os.path.splitext(video.name)[0] for video in videos}
     count = collections.Counter(stems.values())
     ids = {name: stem if count[stem] == 1 else name for name, stem in stems.items()}
@@ -208,6 +244,7 @@ def _with_ids(videos: list[Video]) -> list[Video]:
 
 
 def _summarize(parts: dict[str, list[Outcome]]) -> schema.SplitInfo:
+    """Counts what was written, by shard."""
     written = {name: [o for o in part if not o.reason] for name, part in parts.items()}
     every = [outcome for part in written.values() for outcome in part]
     rates = collections.Counter(f"{outcome.frame_rate:g}" for outcome in every)

@@ -10,12 +10,13 @@ TensorFlow would write.
 import struct
 import tempfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import google_crc32c
 
 from cvrl_tf.data import schema
 
+FRAME_BYTES = 16  # of the frame of a TFRecord: 12 before the record and 4 behind it
 MAX_RECORD_BYTES = 2**31 - 2**20  # a protocol buffer ends at 2 GiB
 _IN_MEMORY = 2**25  # of JPEGs, 32 MiB; what is more goes to the folder for temporary files
 _CHUNK = 2**20
@@ -122,7 +123,7 @@ def _feature(value: Value) -> bytes:
     values = value if isinstance(value, list) else [value]
     if isinstance(values[0], float):
         return _field(2, _field(1, struct.pack(f"<{len(values)}f", *values)))
-    return _field(3, _field(1, b"".join(map(_varint, values))))
+    return _field(3, _field(1, b"".join(map(_varint, cast(list[int], values)))))
 
 
 def _masked(checksum: int) -> bytes:

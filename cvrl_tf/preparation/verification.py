@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,9 +19,11 @@ from etils import epath
 from tqdm import tqdm
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import manifest
+from cvrl_tf.preparation import manifest, tfrecord_writer
 
 _CONTEXT = {
+    schema.RECORD_VERSION: tf.io.FixedLenFeature([], tf.int64, 1),
+    schema.TIMES: tf.io.VarLenFeature(tf.int64),
     schema.FILENAME: tf.io.FixedLenFeature([], tf.string),
     schema.VIDEO_ID: tf.io.FixedLenFeature([], tf.string),
     schema.START: tf.io.FixedLenFeature([], tf.int64),
@@ -50,6 +53,7 @@ class Record:
       frame_rate: frames per second, 0 where unknown.
       height, width: of the frames, pixels.
       num_bytes: size of the record.
+      offset: of the record's frame in the shard, bytes.
       problems: what is wrong with it, whatever the others hold.
       preview: JPEGs of six frames, evenly spaced, if they are to be shown.
     """
@@ -62,6 +66,7 @@ class Record:
     height: int
     width: int
     num_bytes: int
+    offset: int
     problems: list[str]
     preview: list[bytes]
 
@@ -105,13 +110,7 @@ def check(
       ValueError: no such split, or `dataset_info.json` can't be read.
     """
     folder = epath.Path(data_dir)
-    try:
-        info = schema.DatasetInfo.load(folder)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{os.fspath(folder / schema.INFO_FILE)!r} can't be read: {error!r}. "
-            "Restore it, or make the records again in a new folder."
-        ) from error
+    info = schema.DatasetInfo.load(folder)
     if not info.splits:
         raise ValueError(
             f"{os.fspath(folder / schema.INFO_FILE)!r} names no split: the preparation is not "
@@ -151,6 +150,7 @@ class _SplitCheck:
         self._ids: dict[str, Place] = {}
         self._names: dict[str, Place] = {}
         self._unread: set[str] = set()  # shards of which not all records could be read
+        self._shifted: set[str] = set()  # shards in which a record is not where it was written
         self._num_frames = 0
 
     def run(self) -> Report:
@@ -182,8 +182,8 @@ class _SplitCheck:
             return None
         try:
             return {o.name: o for o in manifest.read(path) if not o.reason}
-        except (ValueError, TypeError) as error:
-            self._problem(self._manifest, f"can't be read: {error!r}")
+        except ValueError as error:
+            self._problem(self._manifest, str(error))
             return None
 
     def _find_strays(self) -> None:
@@ -202,16 +202,17 @@ class _SplitCheck:
             self._unread.add(shard)
             self._problem(shard, f"missing, with its {size} records")
             return
-        damage, number = "", 0
+        damage, number, offset = "", 0, 0
         waiting: collections.deque[tuple[Place, Future[Record]]] = collections.deque()
         try:
             for serialized in tf.data.TFRecordDataset(os.fspath(path)):
                 place = shard, number
                 future = pool.submit(
-                    _inspect, serialized, self._info, self._sample, place in self._shown
+                    _inspect, serialized, offset, self._info, self._sample, place in self._shown
                 )
                 waiting.append((place, future))
                 number += 1
+                offset += tfrecord_writer.FRAME_BYTES + int(tf.strings.length(serialized))
                 if len(waiting) > ahead:
                     self._take(*waiting.popleft(), bar)
         except tf.errors.OpError as error:
@@ -253,6 +254,7 @@ class _SplitCheck:
             return
         outcome = self._written.get(record.name)
         if outcome is None:
+            self._shifted.add(place[0])
             yield f"{record.name!r} is none of the videos that {self._manifest} says were written"
             return
         for field in ("label", "num_frames", "height", "width", "num_bytes"):
@@ -261,6 +263,11 @@ class _SplitCheck:
                 yield f"{field} is {found!r}, but {self._manifest} says {said!r}"
         if outcome.shard != place[0]:
             yield f"{self._manifest} has it in {outcome.shard}"
+        elif outcome.offset not in (None, record.offset) and place[0] not in self._shifted:
+            yield f"offset is {record.offset}, but {self._manifest} says {outcome.offset}"
+        found_at = place[0], record.offset, record.num_bytes
+        if found_at != (outcome.shard, outcome.offset, outcome.num_bytes):
+            self._shifted.add(place[0])
 
     def _find_missing(self) -> None:
         missing = collections.defaultdict(list)
@@ -292,12 +299,17 @@ class _SplitCheck:
 
 
 def _inspect(
-    serialized: tf.Tensor, info: schema.DatasetInfo, sample: int | None, is_shown: bool
+    serialized: tf.Tensor,
+    offset: int,
+    info: schema.DatasetInfo,
+    sample: int | None,
+    is_shown: bool,
 ) -> Record:
     """Parses a record and decodes its frames.
 
     Args:
       serialized: string [], a `tf.train.SequenceExample`.
+      offset: of the record's frame in the shard, bytes.
       info: of the data set.
       sample: frames to decode, evenly spaced; None for all.
       is_shown: whether to keep a preview.
@@ -307,6 +319,7 @@ def _inspect(
     """
     context, sequence = tf.io.parse_single_sequence_example(serialized, _CONTEXT, _SEQUENCE)
     jpegs = sequence[schema.FRAMES].numpy()
+    times = context.pop(schema.TIMES).values.numpy()
     fields = {key: value.numpy() for key, value in context.items()}
     size = height, width = int(fields[schema.HEIGHT]), int(fields[schema.WIDTH])
     problems = []
@@ -314,6 +327,7 @@ def _inspect(
         problems.append(f"{len(jpegs)} frames, but {schema.NUM_FRAMES} is {said}")
     if min(size) != info.short_side:
         problems.append(f"{height}x{width} pixels, but the short side is {info.short_side}")
+    problems.extend(_wrong_with_times(times, len(jpegs), fields))
     index, text = int(fields[schema.LABEL_INDEX]), os.fsdecode(fields[schema.LABEL_TEXT])
     labels = dict(enumerate(info.labels))
     if index not in labels and index != -1:
@@ -332,9 +346,33 @@ def _inspect(
         height=height,
         width=width,
         num_bytes=len(serialized.numpy()),
+        offset=offset,
         problems=problems,
         preview=[jpegs[i] for i in _evenly_spaced(len(jpegs), _PREVIEW_FRAMES) if is_shown],
     )
+
+
+def _wrong_with_times(
+    times: np.ndarray, num_frames: int, fields: Mapping[str, Any]
+) -> Iterator[str]:
+    """Says what is wrong with the version of a record and the times of its frames.
+
+    Args:
+      times: int64 [L], microseconds.
+      num_frames: JPEGs of the record.
+      fields: the context of the record.
+    """
+    version = int(fields[schema.RECORD_VERSION])
+    if not 1 <= version <= schema.VERSION:
+        yield f"{schema.RECORD_VERSION} is {version}, but 1 to {schema.VERSION} are known"
+    if len(times) == num_frames:
+        for number in np.flatnonzero(np.diff(times) < 0)[:1]:
+            yield (
+                f"{schema.TIMES} decreases from {times[number]} to {times[number + 1]} "
+                f"at frame {number + 1}"
+            )
+    elif len(times) or (version > 1 and fields[schema.FRAME_RATE] > 0):
+        yield f"{num_frames} frames, but {schema.TIMES} has {len(times)} values"
 
 
 def _evenly_spaced(length: int, count: int) -> list[int]:

@@ -249,6 +249,7 @@ def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
             raise  # no fault of the video's
         reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
         return Outcome(video.name, video.label, shard, reason)
+    offset = file.tell()
     return Outcome(
         video.name,
         video.label,
@@ -259,23 +260,26 @@ def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
         height=encoded.height,
         width=encoded.width,
         num_bytes=encoded.jpegs.write_record(file, _context(video, job.labels, encoded)),
+        offset=offset,
     )
 
 
 def _context(video: Video, labels: list[str], encoded: EncodedVideo) -> tfrecord_writer.Context:
-    """The context of a record, as `schema` has it. Its end is 0 where the frame rate is unknown."""
-    rate, length = encoded.frame_rate, encoded.jpegs.num_frames
-    start = round(1e6 * (video.start or 0))
-    context: dict[str, bytes | int | float] = {
+    """Makes the context of a record, as `schema` has it."""
+    rate, times = encoded.frame_rate, encoded.times
+    context: dict[str, tfrecord_writer.Value] = {
+        schema.RECORD_VERSION: schema.VERSION,
         schema.FILENAME: os.fsencode(video.name),
         schema.VIDEO_ID: os.fsencode(video.id),
-        schema.START: start,
-        schema.END: start + round(1e6 * length / rate) if rate else 0,
+        schema.START: round(1e6 * (video.start or 0)),
+        schema.END: times[-1] + round(1e6 / rate) if rate else 0,
         schema.FRAME_RATE: rate,
-        schema.NUM_FRAMES: length,
+        schema.NUM_FRAMES: encoded.jpegs.num_frames,
         schema.HEIGHT: encoded.height,
         schema.WIDTH: encoded.width,
     }
+    if times:
+        context[schema.TIMES] = times
     if video.label is not None:
         context[schema.LABEL_INDEX] = labels.index(video.label)
         context[schema.LABEL_TEXT] = os.fsencode(video.label)

@@ -1,6 +1,7 @@
 """Preparation of records, on clips made here; frame i of a ramp clip has the gray value 7 * i."""
 
 import functools
+import json
 import os
 import struct
 import time
@@ -236,6 +237,7 @@ def test_dataset_info_counts_what_was_written(prepared: tuple[Path, schema.Split
     output = prepared[0]
     info = schema.DatasetInfo.load(output)
     assert (info.labels, info.short_side) == (["Tai Chi", "archery"], 32)
+    assert info.name == "records"
     split = info.split("train")
     assert split.num_frames == 10 + 11 + 12 + 30 + 20
     assert split.class_counts == {"Tai Chi": 3, "archery": 2}
@@ -257,6 +259,25 @@ def test_manifest_has_every_input_once(prepared: tuple[Path, schema.SplitInfo]) 
         assert outcome.num_frames == len(example.feature_lists.feature_list[schema.FRAMES].feature)
         assert outcome.num_bytes == len(example.SerializeToString()), video_id
         assert (outcome.height, outcome.width) == (32, 43) and outcome.shard in split.shards
+        shard = (output / outcome.shard).read_bytes()
+        assert outcome.offset is not None
+        (length,) = struct.unpack_from("<Q", shard, outcome.offset)
+        record = shard[outcome.offset + 12 :][:length]
+        assert length == outcome.num_bytes
+        assert tf.train.SequenceExample.FromString(record) == example
+    assert all(o.offset is None for o in outcomes.values() if o.reason)
+
+
+def test_a_manifest_says_what_it_does_not_know(tmp_path: Path) -> None:
+    path = epath.Path(tmp_path / "train_manifest.jsonl")
+    path.write_text('{"name": "a.mp4", "label": null, "shard": "s", "num_bytes": 7}\n')
+    assert manifest.read(path) == [manifest.Outcome("a.mp4", None, "s", num_bytes=7)]
+    path.write_text('{"name": "a.mp4", "label": null, "shard": "s", "color": "red"}\n')
+    with pytest.raises(ValueError, match=r"Line 1 of .*unknown fields \['color'\].*update cvrl_tf"):
+        manifest.read(path)
+    path.write_text('{"name": "a.mp4"}\n')
+    with pytest.raises(ValueError, match=r"missing fields \['label', 'shard'\]"):
+        manifest.read(path)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +300,7 @@ def test_length_is_limited(tmp_path: Path) -> None:
 def test_context_of_a_record(prepared: tuple[Path, schema.SplitInfo]) -> None:
     context = read_split(prepared[0])["Tai Chi/übung 2"].context.feature
     ints = {
+        schema.RECORD_VERSION: 2,
         schema.LABEL_INDEX: 0,
         schema.START: 0,
         schema.END: 480_000,
@@ -349,7 +371,8 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     videos = annotations.read(tmp_path / "videos")
 
     def contents(name: str, **arguments: Any) -> dict[str, bytes]:
-        prepare.prepare(videos, tmp_path / name, frames=FrameOptions(48), num_shards=3, **arguments)
+        arguments |= {"frames": FrameOptions(48), "num_shards": 3, "name": "mine"}
+        prepare.prepare(videos, tmp_path / name, **arguments)
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
     one = contents("one", write=write_here)
@@ -432,6 +455,43 @@ def test_second_split_shares_the_labels(tmp_path: Path) -> None:
     write_clip(tmp_path / "test" / "diving" / "a.mp4")
     with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
         prepare_here(annotations.read(tmp_path / "test"), output, frames=FrameOptions(48))
+
+
+def test_splits_share_the_name_of_the_data_set(tmp_path: Path) -> None:
+    prepare_here = functools.partial(
+        prepare.prepare, frames=FrameOptions(48), write=write_here, num_shards=1
+    )
+    write_clip(tmp_path / "videos" / "a.mp4")
+    videos = annotations.read(tmp_path / "videos")
+
+    prepare_here(videos, tmp_path / "mine" / ".")
+    assert schema.DatasetInfo.load(tmp_path / "mine").name == "mine"
+    prepare_here(videos, tmp_path / "mine", "test", name="mine")
+    prepare_here(videos, tmp_path / "on a disk", name="k400")
+    assert schema.DatasetInfo.load(tmp_path / "on a disk").name == "k400"
+    prepare_here(videos, tmp_path / "on a disk", "test")
+    with pytest.raises(ValueError, match="name is 'k600', but .* has 'k400': leave the name out"):
+        prepare_here(videos, tmp_path / "on a disk", "validation", name="k600")
+    info = schema.DatasetInfo.load(tmp_path / "on a disk")
+    assert (info.name, set(info.splits)) == ("k400", {"train", "test"})
+
+
+def test_a_split_is_of_one_version(tmp_path: Path) -> None:
+    """What an older version has begun is not continued; what it has finished stays."""
+    write_clip(tmp_path / "a.mp4")
+    videos = annotations.read(tmp_path)
+    output = tmp_path / "out"
+    split = prepare.prepare(videos, output, frames=FrameOptions(48), write=write_here)
+    options = output / "train_options.json"
+    fields = json.loads(options.read_text())
+    assert fields.pop("version") == 2
+    options.write_text(json.dumps(fields))
+    assert prepare.prepare(videos, output, frames=FrameOptions(48), write=write_here) == split
+    info = schema.DatasetInfo.load(output)
+    info.splits.clear()
+    info.save(output)
+    with pytest.raises(ValueError, match="other options: version was 1, is 2"):
+        prepare.prepare(videos, output, frames=FrameOptions(48), write=write_here)
 
 
 def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 The records are two classes of three ramp clips of 64x48 pixels and 6 to 11 frames, in two shards.
 """
 
+import dataclasses
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -12,9 +14,10 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import annotations, prepare, subsets, verification, workers
+from cvrl_tf.preparation import annotations, manifest, prepare, subsets, verification, workers
 from cvrl_tf.preparation.decoding import FrameOptions
 
 FIRST, SECOND = "train-00000-of-00002", "train-00001-of-00002"
@@ -243,6 +246,12 @@ def set_number(key: str, number: int) -> Callable[[tf.train.SequenceExample], No
         (set_text(schema.FILENAME, b"x.mp4"), "'x.mp4' is none of the videos"),
         (lambda example: example.context.feature.pop(schema.WIDTH), "does not parse: "),
         (lambda example: example.context.feature.pop(schema.LABEL_TEXT), "but the text is ''"),
+        (set_number(schema.RECORD_VERSION, 3), "record/version is 3, but 1 to 2 are known"),
+        (lambda example: example.context.feature.pop(schema.TIMES), "image/timestamp has 0 values"),
+        (lambda example: example.context.feature[schema.TIMES].int64_list.value.pop(),
+         "frames, but image/timestamp has "),
+        (lambda example: example.context.feature[schema.TIMES].int64_list.value.__setitem__(2, 1),
+         "image/timestamp decreases from "),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_found(
@@ -267,6 +276,48 @@ def test_another_label_is_found_by_the_manifest_and_the_totals(folder: Path) -> 
     assert sum("dataset_info.json, train, class_counts: '" in problem for problem in found) == 2
     (folder / "train_manifest.jsonl").unlink()
     assert len(problems(folder)) == 2
+
+
+@pytest.mark.parametrize("by", [0, 7])
+def test_offsets_are_compared_until_one_is_wrong(folder: Path, by: int) -> None:
+    path = folder / "train_manifest.jsonl"
+    outcomes = manifest.read(epath.Path(path))
+    offsets = sorted(o.offset for o in outcomes if o.shard == FIRST and o.offset is not None)
+    sizes = [16 + example.ByteSize() for example in examples_of(folder / FIRST)]
+    assert offsets == [0, *np.cumsum(sizes)[:-1]]
+    moved = [dataclasses.replace(o, offset=o.offset + by) if o.offset else o for o in outcomes]
+    manifest.write(epath.Path(path), moved)
+    found = problems(folder)
+    assert len(found) == (2 if by else 0)
+    for shard, problem in zip((FIRST, SECOND), found, strict=False):
+        assert problem.startswith(f"{shard}, record 1, ") and ": offset is " in problem
+
+
+def test_records_of_version_1_pass(folder: Path) -> None:
+    """They have neither version nor times, and the manifest has no offsets."""
+
+    def without(example: tf.train.SequenceExample) -> None:
+        for key in (schema.RECORD_VERSION, schema.TIMES):
+            example.context.feature.pop(key)
+
+    for shard in (FIRST, SECOND):
+        for number in range(len(examples_of(folder / shard))):
+            change(folder / shard, number, without)
+    sizes = {
+        example.context.feature[schema.FILENAME].bytes_list.value[0].decode(): example.ByteSize()
+        for shard in (FIRST, SECOND)
+        for example in examples_of(folder / shard)
+    }
+    path = folder / "train_manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["offset"]
+        line["num_bytes"] = sizes.get(line["name"], 0)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = json.loads((folder / schema.INFO_FILE).read_text())
+    del info["version"], info["name"]
+    (folder / schema.INFO_FILE).write_text(json.dumps(info))
+    assert not problems(folder)
 
 
 def test_totals_are_compared(folder: Path) -> None:
@@ -302,7 +353,9 @@ def test_a_manifest_that_cannot_be_read_is_found(folder: Path) -> None:
     path = folder / "train_manifest.jsonl"
     path.write_text(path.read_text()[:-20])
     (problem,) = problems(folder)
-    assert problem.startswith("train_manifest.jsonl: can't be read: JSONDecodeError")
+    last = len(path.read_text().splitlines())
+    assert problem.startswith(f"train_manifest.jsonl: Line {last} of ")
+    assert "can't be read: " in problem and "make the split again" in problem
 
 
 def test_the_remedy_works(folder: Path, good: Path, videos: Path) -> None:

@@ -46,7 +46,8 @@ def test_summary_and_records(tmp_path: Path, child_environment: dict[str, str]) 
     (tmp_path / "videos" / "archery" / "text.mp4").write_text("no video")
     output = tmp_path / "records"
     flags = [f"--input={tmp_path / 'videos'}", f"--output={output}", "--split=validation"]
-    run = start(child_environment, *flags, "--short_side=32", "--num_shards=2", "--workers=1")
+    flags += ["--short_side=32", "--num_shards=2", "--workers=1", "--name=sports"]
+    run = start(child_environment, *flags)
     said, complained = run.communicate()
     assert run.returncode == 0, complained
     assert f"Wrote 2 videos, 17 frames, of 2 classes as 2 shards validation-*-of-* in {output}" in (
@@ -57,6 +58,7 @@ def test_summary_and_records(tmp_path: Path, child_environment: dict[str, str]) 
     assert "moov" not in complained  # FFmpeg's own words
 
     info = schema.DatasetInfo.load(output)
+    assert info.name == "sports"
     parsed = [
         records.parse(item)
         for item in records.in_order(records.shard_paths(output, info.split("validation")))
@@ -91,7 +93,8 @@ def many_videos(folder: Path, count: int) -> list[str]:
     clip = write_clip(folder / "videos" / "00.mp4", 60, (320, 240))
     for i in range(1, count):
         shutil.copy(clip, clip.with_name(f"{i:02d}.mp4"))
-    return [f"--input={folder / 'videos'}", f"--num_shards={count}", "--short_side=480"]
+    shards = f"--num_shards={count}"
+    return [f"--input={folder / 'videos'}", shards, "--short_side=480", "--name=copies"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,157 @@
+"""Presentation times of stored frames, from the container to `records.parse`."""
+
+import functools
+import itertools
+import subprocess
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import tensorflow as tf
+from etils import epath
+
+from cvrl_tf.data import records, schema
+from cvrl_tf.preparation import annotations, decoding, prepare, workers
+from cvrl_tf.preparation.decoding import FrameOptions
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+LENGTH = 30
+# After every 10 frames of 0.04 s the last one stays for another 0.2 s.
+PAUSES = "setpts=PTS+floor(N/10)*0.2/TB"
+WITH_PAUSES = [40_000 * i + 200_000 * (i // 10) for i in range(LENGTH)]
+
+
+def write_clip(path: Path, *how: str) -> Path:
+    """A clip of 64x48 pixels at 25 frames a second."""
+    frames = bytes(LENGTH * 48 * 64 * 3)
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", "25", "-i", "-"]
+    encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", "2"]
+    command = [FFMPEG, "-loglevel", "error", *source, *encoder, *how, str(path)]
+    subprocess.run(command, input=frames, check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "constant.mp4")
+    write_clip(folder / "variable.mp4", "-vf", PAUSES, "-fps_mode", "passthrough")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("clip", "options", "segment", "expected"),
+    [
+        ("constant.mp4", {}, (), [40_000 * i for i in range(30)]),
+        ("constant.mp4", {}, (0.2, 0.6), [40_000 * i for i in range(5, 15)]),
+        ("constant.mp4", {}, (0.19, 0.6), [40_000 * i for i in range(5, 15)]),
+        ("constant.mp4", {"max_seconds": 0.19}, (0.4,), [40_000 * i for i in range(10, 15)]),
+        ("constant.mp4", {"fps": 12.5}, (), [80_000 * i for i in range(15)]),
+        ("constant.mp4", {"fps": 50}, (0.2, 0.6), [20_000 * i for i in range(10, 30)]),
+        ("constant.mp4", {"fps": 30}, (), [round(1e6 * i / 30) for i in range(36)]),
+        ("variable.mp4", {}, (), WITH_PAUSES),
+        ("variable.mp4", {}, (0.3, 0.7), [320_000, 360_000, 600_000, 640_000, 680_000]),
+        ("variable.mp4", {"fps": 10}, (), [100_000 * i for i in range(17)]),
+    ],
+)
+def test_times(
+    clips: Path,
+    clip: str,
+    options: dict[str, float],
+    segment: tuple[float, ...],
+    expected: list[int],
+) -> None:
+    encoded = decoding.encode_video(clips / clip, FrameOptions(48, **options), *segment)  # type: ignore[arg-type]
+    assert encoded.jpegs.num_frames == len(encoded.times)
+    assert encoded.times == expected
+
+
+class Capture:
+    """A capture of four frames, whose times and rate a test says."""
+
+    times: tuple[float, ...] = ()
+    rate = 25.0
+
+    def __init__(self, *_: object) -> None:
+        self.number = -1
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.number += 1
+        there = self.number < len(self.times)
+        return there, np.zeros((8, 8, 3), np.uint8) if there else None
+
+    def get(self, key: int) -> float:
+        if key == cv2.CAP_PROP_POS_MSEC:
+            return 1000 * self.times[self.number]
+        return self.rate if key == cv2.CAP_PROP_FPS else 0.0
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("times", "rate", "expected"),
+    [
+        ((1.0, 1.5, 1.5, 4.0), 25.0, [1_000_000, 1_500_000, 1_500_000, 4_000_000]),
+        ((1.0, 1.5, 1.5, 4.0), 0.0, [1_000_000, 1_500_000, 1_500_000, 4_000_000]),
+        ((0.0,), 0.0, [0]),
+        ((0.0, 0.0, 0.0, 0.0), 25.0, [0, 40_000, 80_000, 120_000]),  # OpenCV knows none
+        ((0.0, 0.0, 0.0, 0.0), 0.0, []),
+        ((2.0, 2.1, 0.0, 2.3), 25.0, [2_000_000, 2_040_000, 2_080_000, 2_120_000]),
+        ((2.0, 2.1, 0.0, 2.3), 0.0, []),
+        ((0.0, NAN, 0.1, 0.2), 25.0, [0, 40_000, 80_000, 120_000]),
+        ((NAN, NAN), 25.0, [0, 40_000]),
+        ((INF, INF), 25.0, [0, 40_000]),
+        ((0.0, 1e18), 25.0, [0, 40_000]),
+        ((0.0, 1e18), 0.0, []),
+    ],
+)
+def test_times_that_can_not_be_true_are_counted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times: tuple[float, ...],
+    rate: float,
+    expected: list[int],
+) -> None:
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setattr(Capture, "times", times)
+    monkeypatch.setattr(Capture, "rate", rate)
+    monkeypatch.setattr(decoding.cv2, "VideoCapture", Capture)
+    encoded = decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
+    assert encoded.times == expected
+    video = annotations.Video(epath.Path(tmp_path / "clip.mp4"), "clip.mp4", None)
+    context = workers._context(video, [], encoded)
+    assert context.get(schema.TIMES, []) == expected
+    assert context[schema.END] == (expected[-1] + 40_000 if rate else 0)
+
+
+def test_times_reach_the_reader(clips: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "clips.csv"
+    listed.write_text("path,start,end\nconstant.mp4,0.2,0.6\nvariable.mp4,,\n")
+    prepare.prepare(
+        annotations.read(listed, [clips], format_name="csv"),
+        tmp_path / "records",
+        frames=FrameOptions(48),
+        num_shards=1,
+        write=functools.partial(workers.write_shards, workers=1),
+    )
+    split = schema.DatasetInfo.load(tmp_path / "records").split("train")
+    paths = records.shard_paths(tmp_path / "records", split)
+    found = {}
+    for serialized in records.in_order(paths):
+        example = tf.train.SequenceExample.FromString(serialized.numpy())
+        context = example.context.feature
+        assert list(context[schema.RECORD_VERSION].int64_list.value) == [schema.VERSION]
+        stored = list(context[schema.TIMES].int64_list.value)
+        start, end = (context[key].int64_list.value[0] for key in (schema.START, schema.END))
+        assert start <= stored[0] and stored[-1] < end
+        assert all(one < other for one, other in itertools.pairwise(stored))
+        record = records.parse(serialized)
+        found[record["video_id"].numpy().decode()] = record["times"].numpy()
+    np.testing.assert_allclose(found["constant.mp4[0.2-0"], 0.04 * np.arange(10), rtol=1e-6)
+    np.testing.assert_allclose(found["variable"], np.array(WITH_PAUSES) / 1e6, rtol=1e-6)
