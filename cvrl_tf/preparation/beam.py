@@ -1,7 +1,7 @@
-"""Shards written by Apache Beam: on Dataflow, Flink, Spark, or with Beam's own DirectRunner.
+"""Writes shards with Apache Beam: on Dataflow, Flink, Spark, or with Beam's own DirectRunner.
 
 All machines must reach the videos and the folder of the records under the same names: in a bucket
-(gs://), or on a file system that they share.
+(gs://), or on a file system they share.
 """
 
 import functools
@@ -25,7 +25,7 @@ def write_shards(
     options: Sequence[str] = (),
     timeout: float = 600.0,
 ) -> None:
-    """Writes shards as a Beam pipeline, and waits for its end.
+    """Writes shards as a Beam pipeline and waits until it ends.
 
     Args:
       shards: the videos of each, in the order of its records.
@@ -37,7 +37,7 @@ def write_shards(
     Raises:
       RuntimeError: the pipeline failed.
     """
-    # As a file, because a pipeline with all names of a large data set in it is too large to submit.
+    # In a file: a pipeline that holds all names of a large data set is too large to submit.
     first = next(iter(shards))
     worklist = files.aside_of(job.output / first)
     lines = [json.dumps([name, [_to_json(v) for v in videos]]) for name, videos in shards.items()]
@@ -59,7 +59,7 @@ def _to_json(video: Video) -> dict[str, str | float | None]:
 
 
 def _write(line: str, job: workers.Job, timeout: float) -> None:
-    """One shard, in a process of its own, because a video may kill or hang it."""
+    """Writes one shard in a process of its own, because a video may kill or hang it."""
     name, videos = json.loads(line)
     shard = [Video(**{**fields, "path": epath.Path(fields["path"])}) for fields in videos]
     workers.write_shards({name: shard}, job, workers=1, timeout=timeout)

@@ -1,6 +1,7 @@
 """Annotations of each format, in the forms in which they are found."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,56 @@ def test_list_of_videos(tmp_path: Path) -> None:
 
     listed.write_text("b.mp4 bowling\n")
     assert annotations.read(listed, [tmp_path / "clips"])[0].path.is_file()
+
+
+def test_list_of_unlabeled_videos(tmp_path: Path) -> None:
+    names = ["b.mp4", "clips/my clip.mp4", "clips/no ending 1", "screen 5.04.32\u202fPM.mov"]
+    touch(tmp_path, *names, "clips/no ending")
+    listed = tmp_path / "list.txt"
+    unix, windows = "\n".join([*names, "", ""]), "\r\n".join([*names[:2], "", *names[2:]])
+    for content in (unix, windows, "\ufeff" + unix, "\ufeff" + windows, unix.replace("\n", " \n")):
+        listed.write_bytes(content.encode())
+        found = annotations.read(listed)
+        assert labels(found) == dict.fromkeys(names)
+        assert files(found, tmp_path) == {name: name for name in names}
+    listed.write_text(str(tmp_path / "b.mp4"))
+    (video,) = annotations.read(listed, [tmp_path / "clips"])
+    assert (video.path, video.label) == (tmp_path / "b.mp4", None)
+
+
+def test_list_with_a_byte_order_mark(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"\xef\xbb\xbfa.mp4 cat\r\nb.mp4 cat\r\n")
+    assert labels(annotations.read(listed)) == {"a.mp4": "cat", "b.mp4": "cat"}
+
+
+def test_list_with_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    touch(tmp_path, name)
+    listed = tmp_path / "list.txt"
+    for content, label in ((b"caf\xe9.mp4\n", None), (b"caf\xe9.mp4 drink\n", "drink")):
+        listed.write_bytes(content)
+        found = annotations.read(listed)
+        assert labels(found) == {name: label} and found[0].path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("a.mp4\nb.mp4\nc.mp4 cat\n", "list:3: 'c.mp4 cat' is no file, but 'a.mp4' in line 1 is"),
+        ("\na.mp4\nb.mp4\ngone.mp4\n", "list:4: 'gone.mp4' is no .*--format=csv"),
+        ("a.mp4 cat\nb.mp4 dog\nc.mp4\n", "list:3: 'c.mp4' is not `path label`: .*Add the label"),
+        ("gone.mp4\n", "list:1: 'gone.mp4' is not `path label`, and no such .*or the root"),
+        ("my gone.mp4\n", "list:1: 'my gone.mp4' is not `path label`, and no such"),
+        ("a.mp4 2.mp4\n", "list:1: 'a.mp4 2.mp4' can be read .*both files are there"),
+    ],
+)
+def test_lists_that_are_in_doubt(tmp_path: Path, content: str, complaint: str) -> None:
+    source = touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "a.mp4 2.mp4") / "list"
+    source.write_text(content)
+    with pytest.raises(ValueError, match=complaint):
+        annotations.read(source)
 
 
 ID = "-_a1B2c3D4e"  # ids may begin with a dash and hold underscores

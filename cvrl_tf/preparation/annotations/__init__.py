@@ -1,6 +1,6 @@
-"""Which videos a data set has, and of which class: one module a format.
+"""Reads which videos a data set has, and of which class. Each format has a module.
 
-A new format is a module with a function `read`, and a line in `FORMATS`.
+To add a format, write a module with a function `read`, and a line in `FORMATS`.
 """
 
 import itertools
@@ -35,6 +35,9 @@ def read(
       roots: folders of the videos; by default the folder of the annotation.
       split: name of the split that will be written; "hmdb51" takes its part of the lists.
       format_name: a key of `FORMATS`; by default "folders" for a folder and "list" for a file.
+
+    Returns:
+      The videos, at least one of whose files is there.
 
     Raises:
       FileNotFoundError: `source` or a root is not there, or none of the videos is.

@@ -1,4 +1,4 @@
-"""One folder a class, or a folder of unlabeled videos."""
+"""Reads a folder with one folder per class, or a folder of unlabeled videos."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from cvrl_tf.preparation.annotations.video import VIDEO_ENDINGS, Video
 
 
 def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
-    """The videos in a folder or its direct subfolders; see `annotations.read`."""
+    """Lists the videos in a folder or its direct subfolders; see `annotations.read`."""
     del split  # a folder is a split
     if list(roots) != [source]:
         raise ValueError(f"A folder needs no root: {[str(root) for root in roots]}.")

@@ -1,4 +1,4 @@
-"""HMDB-51: a folder of `<class>_test_splitN.txt`, lines `name.avi 1`: 1 train, 2 test, 0 unused.
+"""Reads HMDB-51: files `<class>_test_splitN.txt` of lines `name.avi 1`: 1 train, 2 test, 0 unused.
 
 Names hold `#`, `(`, `!`, `;` and `&`.
 """
@@ -14,7 +14,7 @@ _PARTS = {"train": "1", "test": "2"}
 
 
 def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
-    """The videos of one of the three splits; see `annotations.read`.
+    """Lists the videos of one of the three splits; see `annotations.read`.
 
     Args:
       source: the lists of one split, as `hmdb51_splits/*_test_split1.txt`.

@@ -1,7 +1,7 @@
-"""Kinetics: a CSV file `label,youtube_id,time_start,time_end,split`, perhaps with `is_cc`.
+"""Reads Kinetics: a CSV file `label,youtube_id,time_start,time_end,split`, perhaps with `is_cc`.
 
 The test file may lack the labels. A video is `<id>_<start %06d>_<end %06d>.mp4`, flat or in one
-folder a class. The files are clips already, so the times only name them.
+folder per class. The files are clips already, so the times only name them.
 """
 
 import csv
@@ -17,7 +17,7 @@ _ENDINGS = (".mp4", ".mkv", ".webm")
 
 
 def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
-    """The videos of a Kinetics CSV file; see `annotations.read`."""
+    """Lists the videos of a Kinetics CSV file; see `annotations.read`."""
     del split  # a file is a split
     index = FileIndex(roots)
     videos = []

@@ -1,4 +1,4 @@
-"""Something-Something v2: JSON lists of `{id, label, template}`, files `<id>.webm`."""
+"""Reads Something-Something v2: JSON lists of `{id, label, template}`, files `<id>.webm`."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cvrl_tf.preparation.annotations.video import FileIndex, Video
 
 
 def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
-    """The videos of a Something-Something v2 list; see `annotations.read`.
+    """Lists the videos of a Something-Something v2 list; see `annotations.read`.
 
     The class is the template without its brackets. Test items have none.
     """

@@ -1,4 +1,4 @@
-"""A general CSV file whose header names the columns: `path`, perhaps `label`, `start` and `end`."""
+"""Reads a CSV file whose header names the columns: `path`, perhaps `label`, `start` and `end`."""
 
 import csv
 import io
@@ -10,9 +10,10 @@ from cvrl_tf.preparation.annotations.video import Video
 
 
 def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
-    """The videos of a CSV file; see `annotations.read`.
+    """Lists the videos of a CSV file; see `annotations.read`.
 
-    Paths start from the last root; `start` and `end`, seconds, cut the record out of the file.
+    Paths start from the last root. `start` and `end` are seconds into the file, between which the
+    record is cut out.
     """
     del split  # a file is a split
     videos = []

@@ -1,4 +1,4 @@
-"""UCF-101: `trainlist0N.txt` with lines `Class/v_X.avi 1`, `testlist0N.txt` without the number."""
+"""Reads UCF-101: `trainlist0N.txt` of lines `Class/v_X.avi 1`, `testlist0N.txt` without the 1."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from cvrl_tf.preparation.annotations.video import FileIndex, Video
 
 
 def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Video]:
-    """The videos of a UCF-101 list; see `annotations.read`. The class is the folder's name."""
+    """Lists the videos of a UCF-101 list; see `annotations.read`.
+
+    The class is the folder's name.
+    """
     del split  # a file is a split
     index = FileIndex(roots)
     videos = []

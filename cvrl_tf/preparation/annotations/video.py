@@ -1,4 +1,4 @@
-"""A video as an annotation names it, and where its file is."""
+"""Describes a video as an annotation names it, and finds its file."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,10 @@ VIDEO_ENDINGS |= {".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A video to be written.
+    """Describes a video to be written.
 
     Attributes:
-      path: of the file, which need not be there: it is then reported like any unusable video.
+      path: of the file. If it is not there, the video is reported like any unusable one.
       name: with which the video is reported; unique in a split.
       label: name of its class; None in unlabeled data.
       start: seconds into the file at which the record begins; None for its beginning.
@@ -32,11 +32,11 @@ class Video:
 
 
 class FileIndex:
-    """Where the files under some folders are, by name or folder/name; each is listed once."""
+    """Finds files under some folders by name or folder/name. Each folder is listed once."""
 
     def __init__(self, roots: Sequence[epath.Path]) -> None:
         """Args:
-        roots: folders, flat or with one folder a class. A file is taken from the first that has
+        roots: folders, flat or with one folder per class. A file is taken from the first that has
           it, so a folder of replacements for damaged files goes first.
         """
         self._last = roots[-1]
@@ -47,7 +47,7 @@ class FileIndex:
                 self._paths.setdefault(path.relative_to(root).as_posix(), path)
 
     def find(self, names: Iterable[str]) -> epath.Path:
-        """The file of the first of these names that is there; else a path where nothing is."""
+        """Returns the file of the first of these names that is there, or a path without a file."""
         names = list(names)
         found = [self._paths[name] for name in names if name in self._paths]
         return found[0] if found else self._last / names[0]
