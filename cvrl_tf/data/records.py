@@ -1,4 +1,4 @@
-"""Records in reading order, and out of their wire format. JPEG bytes stay bytes."""
+"""Reads records in order, and parses them. JPEG bytes stay bytes."""
 
 import os
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _INTERLEAVED_SHARDS = 16
 
 
 def shard_paths(folder: str | os.PathLike[str], split: schema.SplitInfo) -> dict[str, int]:
-    """Paths of the shards of a split, and how many records each has.
+    """Returns the paths of the shards of a split, and how many records each has.
 
     Raises:
       FileNotFoundError: a shard that `dataset_info.json` names is not there.
@@ -29,16 +29,16 @@ def shard_paths(folder: str | os.PathLike[str], split: schema.SplitInfo) -> dict
 
 
 def in_order(paths: Iterable[str]) -> tf.data.Dataset:
-    """Serialized records, shard after shard, as they were written."""
+    """Returns serialized records, shard after shard, as they were written."""
     return tf.data.TFRecordDataset(list(paths))
 
 
 def ending_promptly(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The same without tf.data's tuning of parallelism: for data sets with an end.
+    """Returns the same data set without tf.data's tuning of parallelism. Use it where data ends.
 
-    The thread that tunes may miss that the end has come, and everything then waits for its next
-    turn, which comes after as long again as all has taken (up to a minute). AUTOTUNE stands for
-    a call a core then, up to 16.
+    The thread that tunes may miss the end of the data. Then everything waits for its next turn,
+    which takes as long again as all before (up to a minute). Without tuning, AUTOTUNE means one
+    call per core, up to 16.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -46,10 +46,10 @@ def ending_promptly(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def located(paths: dict[str, int]) -> tf.data.Dataset:
-    """As `in_order`, as pairs of strings []: where a record stands, and the record.
+    """Returns what `in_order` does, as pairs of strings []: the place of a record, and the record.
 
-    There are as many as there should be: in place of what can't be read stands an empty record
-    (TensorFlow reads nothing of a shard behind its first damage).
+    There are as many records as there should be. Those that can't be read are empty. (TensorFlow
+    reads nothing of a shard behind its first damage.)
     """
     shards = tf.data.Dataset.from_tensor_slices((list(paths), list(paths.values())))
     return shards.flat_map(_located_in_shard)
@@ -68,13 +68,13 @@ def _located_in_shard(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
 
 
 def shuffled(paths: dict[str, int], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-    """As `located`, the records of one epoch in an order that is a function of (seed, epoch) alone.
+    """Returns what `located` does, in an order that depends on the seed and the epoch alone.
 
-    Shards are read in a random order, several at a time, and what is read is shuffled in a buffer.
+    Shards are read in a random order, several at a time. Then a buffer shuffles the records.
 
     Args:
       paths: from `shard_paths`.
-      buffer: records in it. As many as there are examples gives a uniform shuffle.
+      buffer: its size in records. As many as there are examples give a uniform shuffle.
       seed: of the run.
       epoch: int64 [].
     """

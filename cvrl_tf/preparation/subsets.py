@@ -1,8 +1,8 @@
-"""Label fractions for semi-supervised learning (section 4.2): 1 % and 10 % of the training videos.
+"""Writes label fractions for semi-supervised learning (section 4.2): 1 % and 10 % of the videos.
 
-The paper does not publish its choice. Ours: in each class the videos are ranked by a hash of their
-id and a seed, and the first ones are taken. So it is the same everywhere, balanced by class, and
-1 % is inside 10 %.
+The paper does not publish its choice. Ours ranks the videos of each class by a hash of their id and
+a seed, and takes the first ones. So the subset is the same everywhere, balanced by class, and 1 %
+is inside 10 %.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from cvrl_tf.data import records, schema
 
 
 def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
-    """The ids of a subset.
+    """Chooses the ids of a subset.
 
     Args:
       labels: class by video id.
@@ -68,42 +68,54 @@ def write_subset(
         raise ValueError(f"There is a split {name!r} already; choose another name.")
 
     dataset = records.in_order(records.shard_paths(data_dir, source))
-    total = source.num_examples
+    chosen = choose(_labels_by_id(dataset, source.num_examples), fraction, seed)
+    num_shards = max(1, math.ceil(len(source.shards) * fraction))
+    names = [f"{name}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
+    written = schema.SplitInfo(dict.fromkeys(names, 0), 0, {}, {}, {}, source.fps)
+    writers = [tf.io.TFRecordWriter(str(Path(data_dir) / f".{name}.tmp")) for name in names]
+    for serialized in tqdm(dataset, total=source.num_examples, desc="copy", unit="video"):
+        context = _context(serialized)
+        if context["video_id"].numpy().decode() in chosen:
+            shard = written.num_examples % num_shards
+            writers[shard].write(serialized.numpy())
+            _count(written, names[shard], info.labels, context)
+    for shard_name, writer in zip(names, writers, strict=True):
+        writer.close()
+        (Path(data_dir) / f".{shard_name}.tmp").rename(Path(data_dir) / shard_name)
+    (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
+    info.splits[name] = written
+    info.save(data_dir)
+    return written
+
+
+def _labels_by_id(dataset: tf.data.Dataset, total: int) -> dict[str, int]:
+    """Reads the class of each video.
+
+    Raises:
+      ValueError: two videos have the same id.
+    """
     labels: dict[str, int] = {}
     for context in tqdm(dataset.map(_context), total=total, desc="read ids", unit="video"):
         labels[context["video_id"].numpy().decode()] = int(context["label"])
     if len(labels) != total:
         raise ValueError(f"{total} records have only {len(labels)} different ids.")
-    chosen = choose(labels, fraction, seed)
+    return labels
 
-    num_shards = max(1, math.ceil(len(source.shards) * fraction))
-    names = [f"{name}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
-    split_info = schema.SplitInfo(dict.fromkeys(names, 0), 0, {}, {}, {}, source.fps)
-    writers = [tf.io.TFRecordWriter(str(Path(data_dir) / f".{name}.tmp")) for name in names]
-    written = 0
-    for serialized in tqdm(dataset, total=total, desc="copy", unit="video"):
-        context = _context(serialized)
-        if context["video_id"].numpy().decode() not in chosen:
-            continue
-        shard = written % num_shards
-        writers[shard].write(serialized.numpy())
-        written += 1
-        split_info.shards[names[shard]] += 1
-        split_info.num_frames += int(context["num_frames"])
-        label = info.labels[int(context["label"])]
-        split_info.class_counts[label] = split_info.class_counts.get(label, 0) + 1
-        rate = f"{float(context['frame_rate']):g}"
-        split_info.frame_rates[rate] = split_info.frame_rates.get(rate, 0) + 1
-    for shard_name, writer in zip(names, writers, strict=True):
-        writer.close()
-        (Path(data_dir) / f".{shard_name}.tmp").rename(Path(data_dir) / shard_name)
-    (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
-    info.splits[name] = split_info
-    info.save(data_dir)
-    return split_info
+
+def _count(
+    split: schema.SplitInfo, shard: str, labels: list[str], context: dict[str, tf.Tensor]
+) -> None:
+    """Adds a record to the counts of its split."""
+    label = labels[int(context["label"])]
+    rate = f"{float(context['frame_rate']):g}"
+    split.shards[shard] += 1
+    split.num_frames += int(context["num_frames"])
+    split.class_counts[label] = split.class_counts.get(label, 0) + 1
+    split.frame_rates[rate] = split.frame_rates.get(rate, 0) + 1
 
 
 def _context(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns what a subset asks of a record."""
     record = records.parse(serialized)
     return {
         "video_id": record["video_id"],
