@@ -50,9 +50,10 @@ test-pages: setup ## the pages that the commands write, in Chromium
 docs: setup ## the documentation as a site, in site/
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
 
-check: setup ## formatter, linter and type checker, without changing anything
+check: setup ## formatter, linters and type checker, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 

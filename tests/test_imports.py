@@ -1,6 +1,7 @@
-"""What importing must and must not do; who may import whom stands in setup.cfg."""
+"""What importing must and must not do. `setup.cfg` says who may import whom."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,37 @@ def test_nothing_imports_the_training_command() -> None:
     for path in [*(ROOT / "gin").rglob("*.gin"), *MODULES]:
         text = path.read_text()
         assert "import cvrl_tf.train" not in text and "from cvrl_tf import train" not in text, path
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of `setup.cfg` on the package in a folder."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    return subprocess.run(
+        [*command, str(ROOT / "setup.cfg")], cwd=folder, text=True, capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("tasks/task.py", "cvrl_tf.training.run"),  # upward
+        ("training/run.py", "cvrl_tf.evaluation.features"),  # sideways
+        ("export.py", "cvrl_tf.train"),  # a command
+        ("inference/server.py", "cvrl_tf.commands"),  # the helper of commands
+        ("data/records.py", "cvrl_tf.data.clips"),
+        ("data/schema.py", "cvrl_tf.measures.metrics"),
+        ("losses/info_nce.py", "cvrl_tf.distribution"),
+    ],
+)
+def test_forbidden_imports_are_found(module: str, imported: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "cvrl_tf", tmp_path / "cvrl_tf")
+    assert lint_imports(tmp_path).returncode == 0
+    path = tmp_path / "cvrl_tf" / module
+    path.write_text(f"{path.read_text()}\n\ndef f() -> None:\n    import {imported}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1, done.stderr
+    name = f"cvrl_tf.{module.removesuffix('.py').replace('/', '.')}"
+    assert f"{name} -> {imported}" in done.stdout
 
 
 def run(code: str, environment: dict[str, str], cwd: Path) -> str:
