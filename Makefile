@@ -55,6 +55,7 @@ check: setup ## formatter, linters and type checker, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
+	$(BIN)/python .ci/structure.py
 	$(BIN)/hadolint Dockerfile
 
 format: setup ## format, and fix what the linter can fix
