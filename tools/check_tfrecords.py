@@ -1,11 +1,12 @@
-"""Says whether records can be trusted, and what is in them; exit code 0 if all is right, else 1.
+"""Check records for damage and print what is in them.
 
     python tools/check_tfrecords.py --data_dir=records
     python tools/check_tfrecords.py --data_dir=records --split=train --sample=4 \\
       --contact_sheet=sheet.png
 
-Every byte is read, every record compared with dataset_info.json and with the manifest, and every
-frame decoded. Records and frames are counted from 0.
+The check reads every byte, compares every record with dataset_info.json and with the manifest, and
+decodes every frame. Records and frames are counted from 0. If there are problems, the exit code
+is 1.
 """
 
 import collections
@@ -15,8 +16,8 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
-# Before TensorFlow is imported: its start-up notes would bury what there is to say, and it would
-# take the memory of an accelerator for which there is nothing to do.
+# Before TensorFlow is imported: its start-up messages would hide the output, and it would take the
+# memory of an accelerator that this command does not use.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -26,19 +27,20 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cvrl_tf.data import schema
 from cvrl_tf.preparation import verification
-from cvrl_tf.preparation.verification import Record, Report
+from cvrl_tf.preparation.inspection import Record
+from cvrl_tf.preparation.verification import Report
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
-_SPLIT = flags.DEFINE_string("split", None, "Split to check; by default all.")
+_SPLIT = flags.DEFINE_string("split", None, "Split to check. Default: all splits.")
 _SAMPLE = flags.DEFINE_integer(
-    "sample", None, "Frames to decode of each video; by default all.", lower_bound=1
+    "sample", None, "Number of frames to decode of each video. Default: all frames.", lower_bound=1
 )
 _CONTACT_SHEET = flags.DEFINE_string(
-    "contact_sheet", None, "Picture (.png) to draw of up to 24 videos, six frames of each."
+    "contact_sheet", None, "Picture to write (.png), with six frames of each of up to 24 videos."
 )
 
 _PROBLEMS_SHOWN = 50
-_CLASSES_SHOWN = 10  # largest, and as many smallest, of more than twice as many
+_CLASSES_SHOWN = 10  # of the largest classes, and as many of the smallest
 _BAR = 40  # characters
 _VIDEOS_DRAWN, _COLUMNS = 24, 2
 _FRAMES_DRAWN = 6
@@ -48,18 +50,18 @@ _FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # knows m
 
 
 def _printable(name: str) -> str:
-    """A label or an id; they come from file names, which may be no UTF-8."""
+    """Return a label or an id as text. They come from file names, which may not be UTF-8."""
     return os.fsencode(name).decode(errors="replace")
 
 
 def _most_common(counts: collections.Counter[str]) -> str:
-    """The five most common, with their counts."""
+    """Return the five most common keys with their counts."""
     shown = [f"{key} ({count:,})" for key, count in counts.most_common(5)]
     return ", ".join(shown) + (f", and {len(counts) - 5:,} others" if len(counts) > 5 else "")
 
 
 def _histogram(counts: collections.Counter[str]) -> list[str]:
-    """A line for each class, or for the largest and the smallest."""
+    """Return a line for each class, or for the largest and the smallest classes."""
     per_block = max(counts.values()) / _BAR
     rows = []
     for label, count in counts.most_common():
@@ -72,10 +74,10 @@ def _histogram(counts: collections.Counter[str]) -> list[str]:
 
 
 def _summary(report: Report, labels: list[str]) -> str:
-    """What is in the records that could be read."""
+    """Return what is in the records that could be read."""
     records = report.records
     if not records:
-        return f"Split {report.split!r}: no record can be read."
+        return f"Split {report.split!r}: no record could be read."
     lengths = [record.num_frames for record in records]
     size = sum(record.num_bytes for record in records)
     sizes = collections.Counter(f"{record.height}x{record.width}" for record in records)
@@ -98,7 +100,10 @@ def _summary(report: Report, labels: list[str]) -> str:
 
 
 def _remedy(report: Report) -> str:
-    """What to do; `preparation.prepare` writes all shards of a split that has no entry."""
+    """Return how to repair a split.
+
+    `preparation.prepare` writes all shards of a split that `dataset_info.json` does not name.
+    """
     where = f"in {_DATA_DIR.value!r}"
     if len(report.problems) == len(report.strays):
         return f"Delete these shards of another run {where}: {' '.join(report.strays)}"
@@ -106,18 +111,18 @@ def _remedy(report: Report) -> str:
         f"To make split {report.split!r} again, delete {where} all files "
         f"{report.split}-?????-of-????? and, in {schema.INFO_FILE}, the entry "
         f'"{report.split}" of "splits". '
-        "Then give the command that made it (tools/make_tfrecords.py or tools/make_subset.py) "
-        "once more, with the same flags."
+        "Then rerun the command that made it (tools/make_tfrecords.py or tools/make_subset.py), "
+        "with the same flags."
     )
 
 
 def _verdict(reports: list[Report]) -> str:
-    """That all is right, or the problems and the remedies."""
+    """Return the problems and the remedies, or that there are none."""
     problems = [problem for report in reports for problem in report.problems]
     if not problems:
         frames = f"{_SAMPLE.value} frames of each video" if _SAMPLE.value else "every frame"
-        return f"All is right: every record and {frames} checked."
-    lines = [f"Not to be trusted, {len(problems):,} problems:"]
+        return f"No problems found: checked every record and {frames}."
+    lines = [f"Found {len(problems):,} problems; do not use these records:"]
     lines += [f"  {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
     if len(problems) > _PROBLEMS_SHOWN:
         lines.append(f"  and {len(problems) - _PROBLEMS_SHOWN:,} more")
@@ -125,7 +130,7 @@ def _verdict(reports: list[Report]) -> str:
 
 
 def _cell(jpeg: bytes) -> Image.Image:
-    """A frame on a gray ground, or a red cell if it does not decode."""
+    """Return a frame on a gray ground, or a red cell if it does not decode."""
     try:
         with Image.open(BytesIO(jpeg)) as image:
             return ImageOps.pad(image.convert("RGB"), _CELL, color="lightgrey")
@@ -134,7 +139,7 @@ def _cell(jpeg: bytes) -> Image.Image:
 
 
 def sheet(records: list[Record]) -> Image.Image:
-    """A row of frames for each video, under its label and id, in two columns."""
+    """Draw a row of frames for each video under its label and id, in two columns."""
     step = _CELL[0] + 2
     width, height = _FRAMES_DRAWN * step + _GAP, _LINE + _CELL[1] + _GAP
     rows = -(-len(records) // _COLUMNS)
@@ -153,9 +158,9 @@ def sheet(records: list[Record]) -> Image.Image:
 
 
 def _prepare_sheet(path: Path) -> None:
-    """Finds out now, and not after hours, whether the picture can be written."""
+    """Check that the picture can be written, before a check that may take hours."""
     if path.suffix != ".png":
-        raise ValueError(f"--contact_sheet={path} does not end on .png.")
+        raise ValueError(f"--contact_sheet={path} does not end in .png.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 

@@ -1,4 +1,4 @@
-"""What a check finds in records that were damaged on purpose, and that it finds nothing in others.
+"""A check finds records that were damaged on purpose, and finds nothing in good ones.
 
 The records are two classes of three ramp clips of 64x48 pixels and 6 to 11 frames, in two shards.
 """
@@ -79,7 +79,7 @@ def examples_of(shard: Path) -> list[tf.train.SequenceExample]:
 
 
 def change(shard: Path, number: int, edit: Callable[[tf.train.SequenceExample], object]) -> str:
-    """Writes a shard anew with one record edited, under right checksums; returns its video's id."""
+    """Edit one record of a shard, with correct checksums, and return the id of its video."""
     examples = examples_of(shard)
     edit(examples[number])
     with tf.io.TFRecordWriter(str(shard)) as writer:
@@ -114,13 +114,13 @@ def test_a_subset_has_no_manifest_and_passes(folder: Path) -> None:
     subsets.write_subset(folder, "train", 0.5, "half")
     train, half = verification.check(folder)
     assert not train.problems and not half.problems
-    assert len(half.records) == 4 and "no half_manifest.jsonl" in half.notes[0]
+    assert len(half.records) == 4 and "half_manifest.jsonl: there is none" in half.notes[0]
     assert not verification.check(folder, "half")[0].problems
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_flipped_bit_is_found(folder: Path, seed: int) -> None:
-    """Wherever it is: in a length, a checksum, the context, a frame."""
+    """It may be in a length, a checksum, the context or a frame."""
     rng = random.Random(seed)
     ends = np.cumsum([16 + example.ByteSize() for example in examples_of(folder / FIRST)])
     content = bytearray((folder / FIRST).read_bytes())
@@ -147,13 +147,13 @@ def test_a_truncated_shard_is_found(folder: Path, kept: float, number: int) -> N
 
 @pytest.mark.parametrize("left", [0, 2])
 def test_a_shard_that_ends_between_records_is_found(folder: Path, left: int) -> None:
-    """Which no checksum tells."""
+    """No checksum tells this."""
     content = (folder / SECOND).read_bytes()
     sizes = [16 + example.ByteSize() for example in examples_of(folder / SECOND)]
     (folder / SECOND).write_bytes(content[: sum(sizes[:left])])
     found = problems(folder)
     assert found[0] == f"{SECOND}: {left} records, but dataset_info.json says 3"
-    assert f"{SECOND}: {3 - left} videos that train_manifest.jsonl has in it" in found[1]
+    assert f"{SECOND}: {3 - left} videos that train_manifest.jsonl says are in it" in found[1]
     assert any(problem.startswith("dataset_info.json, train, num_frames: 51") for problem in found)
 
 
@@ -176,11 +176,11 @@ def test_a_shard_of_another_run_beside_ours_is_found(folder: Path) -> None:
 def test_a_shard_of_another_run_in_place_of_ours_is_found(
     folder: Path, videos: Path, tmp_path: Path
 ) -> None:
-    """Of another shuffle; of another quality; of other videos."""
+    """It has another shuffle, another quality, or other videos."""
     shutil.copy(prepared(videos, tmp_path / "shuffled", seed=1) / SECOND, folder / SECOND)
     found = problems(folder)
-    assert any(f"train_manifest.jsonl has it in {FIRST}" in problem for problem in found)
-    assert any(f"the video id is that of {FIRST}, record" in problem for problem in found)
+    assert any(f"train_manifest.jsonl says that it is in {FIRST}" in problem for problem in found)
+    assert any(f"{FIRST}, record" in p and "same video id" in p for p in found)
     assert any(problem.startswith(f"{SECOND}: ") and "in no shard" in problem for problem in found)
 
     shutil.copy(prepared(videos, tmp_path / "rough", quality=50) / SECOND, folder / SECOND)
@@ -201,7 +201,7 @@ def test_a_doubled_record_is_found(folder: Path) -> None:
     first = examples_of(folder / FIRST)[0]
     name = change(folder / SECOND, 1, lambda example: example.CopyFrom(first))
     found = problems(folder)
-    twice = f"the video id is that of {FIRST}, record 0, too"
+    twice = f"{FIRST}, record 0, has the same video id"
     assert f"{SECOND}, record 1, video {name!r}: {twice}" in found
 
 
@@ -263,7 +263,7 @@ def test_a_wrong_field_is_found(
 
 
 def test_another_label_is_found_by_the_manifest_and_the_totals(folder: Path) -> None:
-    """Though index and text agree."""
+    """The index and the text agree, so the record by itself is right."""
 
     def edit(example: tf.train.SequenceExample) -> None:
         other = 1 - example.context.feature[schema.LABEL_INDEX].int64_list.value[0]
@@ -338,7 +338,7 @@ def test_totals_are_compared(folder: Path) -> None:
 
 
 def test_frame_rates_are_compared_as_they_were_rounded() -> None:
-    """To six digits, before they became float32."""
+    """`dataset_info.json` has six digits of the double; the record has a float32."""
     double = 29.873349999
     assert f"{double:g}" != f"{np.float32(double):g}"
     assert (
@@ -359,11 +359,11 @@ def test_a_manifest_that_cannot_be_read_is_found(folder: Path) -> None:
 
 
 def test_the_remedy_works(folder: Path, good: Path, videos: Path) -> None:
-    """That which the command gives."""
+    """The command prints these steps."""
     (folder / FIRST).unlink()
     shutil.copy(folder / SECOND, folder / "train-00000-of-00003")
     change(folder / SECOND, 0, set_text(schema.LABEL_TEXT, b"chess"))
-    prepared(videos, folder)  # which believes that the split is there
+    prepared(videos, folder)  # does nothing: the split has an entry
     assert problems(folder)
     for path in folder.glob("train-?????-of-?????"):
         path.unlink()
@@ -381,7 +381,7 @@ def test_errors_name_the_remedy(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         verification.check(tmp_path / "nowhere")
     edit_info(folder, lambda info: info.splits.clear())
-    with pytest.raises(ValueError, match="names no split: the preparation is not done"):
+    with pytest.raises(ValueError, match="names no split: the preparation is not complete"):
         verification.check(folder)
     (folder / schema.INFO_FILE).write_text("{")
     with pytest.raises(ValueError, match=r"dataset_info.json' can't be read: .* Restore it"):

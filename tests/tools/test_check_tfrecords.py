@@ -24,7 +24,7 @@ def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> 
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """A video of 8 gray frames in each of 30 classes, but six in the first, unreadable by name."""
+    """30 classes with a video of 8 gray frames each, six in the first; names are not ASCII."""
     videos = tmp_path / "videos"
     for i in range(35):
         path = videos / f"class {max(0, i - 5):02d}" / f"übung {i}.mp4"
@@ -58,7 +58,7 @@ def test_good_records(records: Path, tmp_path: Path, child_environment: dict[str
     assert said[4:6] == ["  videos of 30 classes:", f"            6  {'█' * 40} class 00"]
     assert "          ... 10 classes between" in said and len(said) == 5 + 21 + 2
     assert said[-2] == f"Drew 24 videos in {picture}."
-    assert said[-1] == "All is right: every record and 3 frames of each video checked."
+    assert said[-1] == "No problems found: checked every record and 3 frames of each video."
     assert "35/35" in done.stderr and "frames/s" in done.stderr
 
     pixels = np.asarray(Image.open(picture).convert("L"))
@@ -68,7 +68,7 @@ def test_good_records(records: Path, tmp_path: Path, child_environment: dict[str
 
 
 def test_bad_records(records: Path, child_environment: dict[str, str]) -> None:
-    """A manifest of other videos: a line for each record, and one for those that are missing."""
+    """A manifest of other videos gives a line for each record, and one for all missing videos."""
     path = records / "train_manifest.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     renamed = [json.dumps({**line, "name": f"x{line['name']}", "shard": SHARD}) for line in lines]
@@ -77,7 +77,10 @@ def test_bad_records(records: Path, child_environment: dict[str, str]) -> None:
         (records / f"train-{i:05d}-of-00020").touch()
     done = run(child_environment, f"--data_dir={records}", "--split=train")
     assert done.returncode == 1
-    assert "Not to be trusted, 56 problems:" in done.stdout and "  and 6 more\n" in done.stdout
+    assert (
+        "Found 56 problems; do not use these records:" in done.stdout
+        and "  and 6 more\n" in done.stdout
+    )
     assert done.stdout.count(": a shard of another run") == 20
     assert f"{SHARD}, record 0, video 'class" in done.stdout and "übung" in done.stdout
     last = done.stdout.splitlines()[-1]
@@ -93,5 +96,5 @@ def test_bad_records(records: Path, child_environment: dict[str, str]) -> None:
 def test_an_error_is_one_line(child_environment: dict[str, str]) -> None:
     done = run(child_environment, "--data_dir=nowhere", "--contact_sheet=a.gif")
     assert done.returncode == 1
-    assert done.stderr.endswith("Error: --contact_sheet=a.gif does not end on .png.\n")
+    assert done.stderr.endswith("Error: --contact_sheet=a.gif does not end in .png.\n")
     assert "Traceback" not in done.stderr
