@@ -1,18 +1,18 @@
-"""Draws what training sees: the first clips of a recipe's first epoch, augmented; needs no model.
+"""Draw what training sees: the augmented clips of the first batch of a recipe. Builds no model.
 
     python tools/browse_views.py --gin_file=gin/pretrain/k400.gin \\
       --gin_param="DATA_DIR='records/k400'" --output=views.png
 
-The recipe and its parameters are given as to cvrl_tf.train or cvrl_tf.evaluate. A .png is a sheet
-with up to eight frames of each view; in a .gif or .webp the views move. A CHECKPOINT that a recipe
-asks for is not read, so --gin_param="CHECKPOINT=None" will do. A .gif has 256 colors, the others
-all of them; only a .png has every pixel as it is.
+The recipe and its parameters are those of cvrl_tf.train or cvrl_tf.evaluate. A .png shows up to
+eight frames of each view. In a .gif or .webp the views move. A checkpoint is not read: where a
+recipe asks for one, give --gin_param="CHECKPOINT=None". A .gif has 256 colors; only a .png has the
+exact pixels.
 """
 
 import copy
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,32 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont
 
-from cvrl_tf import commands  # commands before TensorFlow, which it makes quiet
+from cvrl_tf import commands  # first, because it silences TensorFlow
 from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation.frozen import FrozenEvaluation
 from cvrl_tf.training.run import Run
 from cvrl_tf.training.settings import Execution
 
 commands.define_gin_flags()
-_OUTPUT = flags.DEFINE_string("output", None, "Picture: .png, .gif or .webp.", required=True)
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Videos to draw.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Picture to write: .png, .gif or .webp.", required=True
+)
+_NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Number of videos to draw.", lower_bound=1)
 
 _ENDINGS = (".png", ".gif", ".webp")
 _SHEET_FRAMES = 8
-_FRAME_MILLISECONDS = 80  # a stride of two frames of a video of 25 a second
-_SMALLEST_SIDE = 150  # pixels; smaller views are drawn that big
+_FRAME_MILLISECONDS = 80  # a stride of 2 at 25 frames per second
+_SMALLEST_SIDE = 150  # pixels; smaller views are enlarged to this
 _FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # knows most alphabets
 _PAGE, _PANEL = 255, 232  # gray values
 
 
 def _bound(configurable: Callable, *names: str) -> list[Any]:
-    """What gin gives these parameters. Others, such as the encoder, are not even built.
+    """Return the values of these parameters in gin, without building the others.
 
     Raises:
-      ValueError: one has neither a value nor a default.
+      ValueError: a parameter has neither a value nor a default.
     """
     bound = gin.get_bindings(configurable, resolve_references=False)
     parameters = inspect.signature(configurable).parameters
@@ -56,7 +59,7 @@ def _bound(configurable: Callable, *names: str) -> list[Any]:
                 f"The gin files give {configurable.__name__} no {name!r}; "
                 "take a whole recipe, such as gin/pretrain/k400.gin."
             )
-    return copy.deepcopy([values[name] for name in names])  # which resolves gin's references
+    return copy.deepcopy([values[name] for name in names])  # copying resolves gin's references
 
 
 def _is_configured(configurable: Callable) -> bool:
@@ -66,40 +69,47 @@ def _is_configured(configurable: Callable) -> bool:
         return False
 
 
+def _training(num_clips: int) -> tuple[Pipeline, ViewChains, Iterable[Any]]:
+    """Return the training data of a run, its augmentation, and batches of its first examples."""
+    data, global_batch, _ = _bound(Run, "train_data", "global_batch", "task")
+    (seed,) = _bound(Execution, "seed")
+    task = gin.get_bindings(Run, resolve_references=False)["task"]
+    with gin.config_scope(task.scopes):
+        (augment,) = _bound(task.configurable.wrapped, "augment")
+    seen = data.num_examples // global_batch * global_batch
+    if not seen:
+        raise ValueError(
+            f"global_batch={global_batch} is more than the {data.num_examples} training "
+            'examples; take less: --gin_param="run.Run.global_batch=..."'
+        )
+    # An example and its draws depend only on its position, so the batch may be smaller.
+    return data, augment, data.train_batches(min(num_clips, seen), seed)
+
+
 def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
-    """What the recipe that gin has parsed sees first, whatever its batch and its replicas.
+    """Return the first views of the recipe that gin has parsed.
+
+    They do not depend on the batch size or the number of replicas.
 
     Args:
-      num_clips: videos; there are fewer if an epoch has fewer.
+      num_clips: number of videos; fewer are returned if an epoch has fewer.
 
     Returns:
-      Pixels uint8 [N, V, T, H, W, 3] behind the augmentation, and a caption for each video.
+      Augmented pixels, uint8 [N, V, T, H, W, 3], and a caption for each video.
 
     Raises:
-      FileNotFoundError: no records there.
-      ValueError: gin has parsed no recipe, or its batch does not suit the data.
+      FileNotFoundError: there are no records.
+      ValueError: gin has parsed no recipe, or the global batch is larger than the data.
     """
     if _is_configured(FrozenEvaluation):
         (data,) = _bound(FrozenEvaluation, "train_data")
         augment = ViewChains([Chain()])
         batches = data.eval_batches(min(num_clips, data.num_examples))
     elif _is_configured(Run):
-        data, global_batch, _ = _bound(Run, "train_data", "global_batch", "task")
-        (seed,) = _bound(Execution, "seed")
-        task = gin.get_bindings(Run, resolve_references=False)["task"]
-        with gin.config_scope(task.scopes):
-            (augment,) = _bound(task.configurable.wrapped, "augment")
-        seen = data.num_examples // global_batch * global_batch
-        if not seen:
-            raise ValueError(
-                f"global_batch={global_batch} is more than the {data.num_examples} training "
-                'examples; take less: --gin_param="run.Run.global_batch=..."'
-            )
-        # An example and its draws depend on its position alone, so no whole batch need be made.
-        batches = data.train_batches(min(num_clips, seen), seed)
+        data, augment, batches = _training(num_clips)
     else:
         raise ValueError(
-            f"{', '.join(flags.FLAGS.gin_file)}: no run and no probe in it; "
+            f"{', '.join(flags.FLAGS.gin_file)}: it has no run and no probe; "
             "take a whole recipe, such as gin/pretrain/k400.gin."
         )
     batch = next(iter(batches))
@@ -112,7 +122,7 @@ def first_views(num_clips: int) -> tuple[np.ndarray, list[str]]:
 
 
 def _tiled(images: Sequence[np.ndarray], columns: int, gap: int, gray: int) -> np.ndarray:
-    """Images uint8 [H, W, 3] of one size in rows, with gaps around and between them."""
+    """Arrange images uint8 [H, W, 3] of one size in rows, with gaps around and between them."""
     height, width, _ = images[0].shape
     rows = math.ceil(len(images) / columns)
     size = rows * (height + gap) + gap, columns * (width + gap) + gap, 3
@@ -124,7 +134,7 @@ def _tiled(images: Sequence[np.ndarray], columns: int, gap: int, gray: int) -> n
 
 
 def _titled(image: np.ndarray, title: str, points: int) -> np.ndarray:
-    """An image uint8 [H, W, 3] with a line of text above it, shortened to fit."""
+    """Put a line of text above an image uint8 [H, W, 3], shortened to fit."""
     font = ImageFont.truetype(_FONT, points)
     while font.getlength(title) > image.shape[1]:
         title = title.rstrip("…")[:-1] + "…"
@@ -136,24 +146,24 @@ def _titled(image: np.ndarray, title: str, points: int) -> np.ndarray:
 def _panel(
     views: Sequence[np.ndarray], caption: str, title: str, columns: int, points: int
 ) -> np.ndarray:
-    """The views uint8 [H, W, 3] of one video, numbered, on a ground of their own."""
+    """Draw the numbered views uint8 [H, W, 3] of one video on a gray panel."""
     titled = [_titled(view, f"view {v}{title}", points) for v, view in enumerate(views, 1)]
     captioned = _titled(_tiled(titled, columns, 8, _PANEL), caption, points * 4 // 3)
     return _tiled([captioned], 1, 8, _PANEL)
 
 
 def _enlarged(views: np.ndarray) -> np.ndarray:
-    """Small views [..., H, W, 3] as blocks of pixels, big enough to look at."""
+    """Enlarge small views [..., H, W, 3] by repeating pixels."""
     factor = math.ceil(_SMALLEST_SIDE / min(views.shape[-3:-1]))
     return views.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def sheet(views: np.ndarray, captions: list[str]) -> Image.Image:
-    """A panel for each video, one below the other, with a row of frames for each view.
+    """Draw a panel for each video, with a row of frames for each view.
 
     Args:
       views: uint8 [N, V, T, H, W, 3].
-      captions: N of them.
+      captions: one for each video.
     """
     num_frames = views.shape[2]
     shown = np.linspace(0, num_frames - 1, min(num_frames, _SHEET_FRAMES)).round().astype(int)
@@ -166,7 +176,7 @@ def sheet(views: np.ndarray, captions: list[str]) -> Image.Image:
 
 
 def moving(views: np.ndarray, captions: list[str]) -> list[Image.Image]:
-    """T pictures, with a panel for each video in a grid, and its views side by side.
+    """Draw T pictures, each a grid of panels, one panel for each video.
 
     Args: as `sheet`.
     """
@@ -183,13 +193,13 @@ def moving(views: np.ndarray, captions: list[str]) -> list[Image.Image]:
 
 
 def draw(views: np.ndarray, captions: list[str], output: Path) -> None:
-    """Writes the picture that the ending of `output` says. Args: as `sheet`."""
+    """Write a picture in the format that the suffix of `output` says. Args: as `sheet`."""
     if output.suffix == ".png":
         sheet(views, captions).save(output)
         return
     pictures = moving(views, captions)
     if output.suffix == ".gif":
-        # One palette, dithered: left to itself, Pillow makes bands that change with the frame.
+        # Pillow would choose a palette for each frame, whose bands flicker. This one is shared.
         everything = np.concatenate([np.asarray(each) for each in pictures])
         palette = Image.fromarray(everything).quantize()
         pictures = [each.quantize(palette=palette) for each in pictures]
@@ -203,7 +213,7 @@ def main(argv: list[str]) -> None:
     with commands.explained():
         if output.suffix not in _ENDINGS:
             raise ValueError(
-                f"--output={output} ends on {output.suffix!r}; "
+                f"--output={output} ends in {output.suffix!r}; "
                 "take .png for a sheet of frames, .gif or .webp for views that move."
             )
         commands.parse_gin()

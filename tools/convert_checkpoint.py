@@ -1,11 +1,11 @@
-"""Converts the authors' published encoders (Model Garden) into ours, and back.
+"""Convert the authors' published encoders (Model Garden) into ours, and back.
 
     convert_checkpoint.py --checkpoint=r3d_1x_k600_800ep_backbone-1 --output=runs/theirs
     convert_checkpoint.py --to_garden --checkpoint=runs/mine --output=mine_backbone-1
 
-The first writes a folder like that of a run, for CHECKPOINT of the recipes, for export and for
-evaluation; the second a checkpoint for the Garden's `tf.train.Checkpoint(backbone=...)`. Every
-tensor must find its place.
+The first command writes a folder like that of a run, for CHECKPOINT of the recipes, for export and
+for evaluation. The second writes a checkpoint for the Garden's `tf.train.Checkpoint(backbone=...)`.
+Both fail if a tensor has no counterpart.
 """
 
 import sys
@@ -15,16 +15,18 @@ from absl import app, flags
 
 from cvrl_tf import commands
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "What to convert.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder, or prefix for the Garden.", required=True)
-_TO_GARDEN = flags.DEFINE_bool("to_garden", False, "From ours to the authors' layout.")
-_DEPTH = flags.DEFINE_integer("depth", 50, "Of the authors' network.")
-_WIDTH = flags.DEFINE_float("width", 1.0, "Of the authors' network.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint to convert.", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder to write, or prefix with --to_garden.", required=True
+)
+_TO_GARDEN = flags.DEFINE_bool("to_garden", False, "Convert from our layout to the authors'.")
+_DEPTH = flags.DEFINE_integer("depth", 50, "Depth of the authors' network.")
+_WIDTH = flags.DEFINE_float("width", 1.0, "Width of the authors' network.")
 
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
-    # Not needed for --help, and they bring TensorFlow.
+    # Here, because they import TensorFlow, which --help does not need.
     from cvrl_tf import checkpoints
     from cvrl_tf.models import model_garden
 
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> None:
             written = checkpoints.save_as_run(encoder, model_garden.SAMPLING, output)
     print(f"Converted all {len(encoder.variables)} tensors of the encoder into {written}.")
     if unused:
-        print(f"No part of it: {', '.join(unused)}.")
+        print(f"Left out, not part of the encoder: {', '.join(unused)}.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Makes small synthetic videos of 12 classes, which can't be told apart by their colors.
+"""Make small synthetic videos of 12 classes that colors do not tell apart.
 
     python tools/make_demo_videos.py --output=runs/demo/videos
 
-A bright shape (circle, square, triangle, cross) moves (horizontally, vertically, or pulses) over a
-dark textured background. The class is the shape and the motion; color, size, tilt, period, phase,
-place, noise and background are drawn without regard to it. The background fades between three
-textures of different colors within a video, so that two clips of it don't share one. A video is a
-function of (seed, split, class, number) alone, so that fewer videos are a subset of more.
+A bright shape (circle, square, triangle or cross) moves horizontally or vertically, or pulses, over
+a dark textured background. The class is the shape and the motion. Color, size, tilt, period, phase,
+place, noise and background do not depend on the class. The background fades between three textures
+of different colors, so that two clips of a video have different backgrounds. A video is a function
+of (seed, split, class, number), so a smaller set is a subset of a larger one.
 """
 
 import dataclasses
@@ -22,10 +22,12 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the videos.", required=True)
-_TRAIN_VIDEOS = flags.DEFINE_integer("train_videos", 1200, "Training videos.", lower_bound=12)
-_TEST_VIDEOS = flags.DEFINE_integer("test_videos", 396, "Test videos.", lower_bound=12)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the videos.", lower_bound=0)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write the videos to.", required=True)
+_TRAIN_VIDEOS = flags.DEFINE_integer(
+    "train_videos", 1200, "Number of training videos.", lower_bound=12
+)
+_TEST_VIDEOS = flags.DEFINE_integer("test_videos", 396, "Number of test videos.", lower_bound=12)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the videos.", lower_bound=0)
 
 SHAPES = ("circle", "square", "triangle", "cross")
 MOTIONS = ("horizontal", "vertical", "pulsing")
@@ -35,14 +37,14 @@ NUM_FRAMES, SIZE, FRAME_RATE = 32, 64, 30.0
 
 _MARKER = "demo_videos.json"
 _TRIANGLE_INRADIUS = (np.pi / 27**0.5) ** 0.5  # of the equilateral triangle of area pi
-_TRIANGLE_REACH = 2 * _TRIANGLE_INRADIUS  # its corners; no other shape of area pi goes as far
+_TRIANGLE_REACH = 2 * _TRIANGLE_INRADIUS  # of its corners; other shapes of area pi are smaller
 _CROSS_WIDTH = 0.45  # half the width of the arms, in radii
 _CROSS_LENGTH = (np.pi / _CROSS_WIDTH / 4 + _CROSS_WIDTH) / 2  # half the length, for area pi
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One video to be made."""
+    """A video to make."""
 
     path: Path
     seed: int
@@ -52,7 +54,7 @@ class Job:
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the edge of a shape of area pi around the origin, negative inside.
+    """Return the distance to the edge of a shape of area pi around the origin, negative inside.
 
     Args:
       shape: one of `SHAPES`.
@@ -72,9 +74,9 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
-    """Draws a video: uint8 [32, 64, 64, 3], RGB.
+    """Draw a video, uint8 [32, 64, 64, 3], RGB.
 
-    Everything is drawn from `rng` before shape and motion are looked at.
+    The draws from `rng` do not depend on the shape and the motion.
     """
     radius, tilt = rng.uniform(9, 12), np.deg2rad(rng.uniform(-15, 15))
     swing, period, phase = rng.uniform(7, 11), rng.uniform(10, 20), rng.uniform(0, 2 * np.pi)
@@ -93,22 +95,22 @@ def render(shape: str, motion: str, rng: np.random.Generator) -> np.ndarray:
     elif motion == "vertical":
         y = y - swing * wave
     else:
-        depth = swing / 22  # 0.3 to 0.5; the mean area is that of the shapes that move
+        depth = swing / 22  # 0.3 to 0.5; the mean area equals that of moving shapes
         scale = radius * (1 + depth * wave) / (1 + depth**2 / 2) ** 0.5
     along, across = x * np.cos(tilt) + y * np.sin(tilt), y * np.cos(tilt) - x * np.sin(tilt)
     distance = scale * signed_distance(shape, along / scale, across / scale)
-    cover = np.clip(0.5 - distance, 0, 1)[..., None]  # of each pixel, so that edges are smooth
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]  # share of each pixel, for smooth edges
     return np.clip(cover * color + (1 - cover) * background + noise, 0, 255).astype(np.uint8)
 
 
 def _color(rng: np.random.Generator, saturation: float, value: float) -> np.ndarray:
-    """float [3], RGB of a random hue, 0 to 255."""
+    """Draw a hue and return the color, float [3], RGB from 0 to 255."""
     hsv = np.array([[[rng.uniform(0, 360), saturation, value]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """float [32, 64, 64, 3]: fades between three textures, each of a color of its own."""
+    """Draw three textures of different colors and fade between them: float [32, 64, 64, 3]."""
     time = np.linspace(0, 2, NUM_FRAMES)
     frames = np.zeros((NUM_FRAMES, SIZE, SIZE, 3))
     for peak in range(3):
@@ -121,7 +123,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def make_video(job: Job) -> None:
-    """Renders a video and writes it as an mp4 file.
+    """Render a video and write it as an mp4 file.
 
     Raises:
       OSError: the file can't be written.
@@ -139,21 +141,14 @@ def make_video(job: Job) -> None:
 
 
 def jobs(output: Path, seed: int, **num_videos: int) -> list[Job]:
-    """The videos to be made; `num_videos` by split, dealt out to the classes in turn."""
-    return [
-        Job(
-            path=output
-            / split
-            / "_".join(CLASSES[i % len(CLASSES)])
-            / f"{i // len(CLASSES):04d}.mp4",
-            seed=seed,
-            split=SPLITS.index(split),
-            class_index=i % len(CLASSES),
-            number=i // len(CLASSES),
-        )
-        for split, number in num_videos.items()
-        for i in range(number)
-    ]
+    """List the videos to make: `num_videos` of each split, dealt to the classes in turn."""
+    found = []
+    for split, count in num_videos.items():
+        for i in range(count):
+            number, class_index = divmod(i, len(CLASSES))
+            path = output / split / "_".join(CLASSES[class_index]) / f"{number:04d}.mp4"
+            found.append(Job(path, seed, SPLITS.index(split), class_index, number))
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -165,10 +160,12 @@ def main(argv: list[str]) -> None:
     marker = output / _MARKER
     found = json.loads(marker.read_text()) if marker.is_file() else {}
     if found == {**wanted, "complete": True}:
-        print(f"{output} holds these videos already.")
+        print(f"{output} already holds these videos.")
         return
     if found and found != {**wanted, "complete": False}:
-        sys.exit(f"Error: {output} holds other videos, {found}: delete it or choose another.")
+        sys.exit(
+            f"Error: {output} holds other videos, {found}: delete it, or choose another --output."
+        )
     output.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps({**wanted, "complete": False}))
     todo = jobs(output, _SEED.value, **numbers)

@@ -1,7 +1,8 @@
-"""Makes a label fraction of a training split: 1 % or 10 % of each class, for semi-supervision.
+"""Write a subset of a training split, such as 1 % or 10 % of each class, for semi-supervision.
 
-python tools/make_subset.py --data_dir=records/k400 --split=train --percent=1
-writes the split `train_1pct` beside it.
+    python tools/make_subset.py --data_dir=records/k400 --split=train --percent=1
+
+This command adds the split `train_1pct` to the folder.
 """
 
 import os
@@ -9,15 +10,15 @@ import sys
 
 from absl import app, flags
 
-# Before TensorFlow is imported: its start-up notes would bury what there is to say.
+# Before TensorFlow is imported: its start-up messages would hide the output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from cvrl_tf.preparation import subsets
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
-_SPLIT = flags.DEFINE_string("split", "train", "Split to take the subset of.")
-_PERCENT = flags.DEFINE_float("percent", None, "Share of each class.", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "Another subset for another seed.")
+_SPLIT = flags.DEFINE_string("split", "train", "Split to draw the subset from.")
+_PERCENT = flags.DEFINE_float("percent", None, "Share of each class, in percent.", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the draw.")
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The pictures show the very pixels that the run of a recipe trains on."""
+"""The pictures show the pixels that the run of a recipe trains on."""
 
 import importlib.util
 import itertools
@@ -30,7 +30,7 @@ CLASSIFY = ["CHECKPOINT=None", "EVAL_SPLIT='test'", "settings.Validation.batch=1
 
 @pytest.fixture(scope="module")
 def tool():
-    """The tool as a module. It has flags in common with other commands, which must not meet."""
+    """Import the tool. Other commands define flags of the same names, so these are hidden."""
     from absl import flags
 
     others = {
@@ -60,7 +60,7 @@ def fresh_gin() -> None:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 videos to train on, as many as a subset of them, and 3 to test."""
+    """Write 10 training videos, a subset of 10, and 3 test videos."""
     folder = tmp_path_factory.mktemp("records")
     for split, count in [("train", 10), ("train_1pct", 10), ("test", 3)]:
         write_records(folder, [noise_video(16, 48, 64, i) for i in range(count)], split)
@@ -98,7 +98,7 @@ def test_views_are_those_of_the_first_step(
     gin.parse_config_files_and_bindings([recipe], [f"DATA_DIR='{records}'", *SMALL, *params])
     run = gin.get_configurable(Run)(model_dir=tmp_path)
     stream = run._train_data.train_batches(run.global_batch, run._seed, run.step, one_worker(1))
-    steps = list(stream.take(2))  # all of the epoch: two videos are left over
+    steps = list(stream.take(2))  # a whole epoch, which leaves out two videos
     frames = [run.model.augment(batch["frames"], batch["seeds"]) for batch in steps]
     expected = np.round(255 * np.concatenate(frames)).reshape(8, num_views, 4, 32, 32, 3)
     labels = np.concatenate([batch["label"] for batch in steps])
@@ -107,7 +107,7 @@ def test_views_are_those_of_the_first_step(
     assert views.dtype == np.uint8
     np.testing.assert_array_equal(views, expected[:4])
     assert captions == [f"{i}: {['even', 'odd'][labels[i - 1]]}" for i in range(1, 5)]
-    # Fewer or more than a batch are the same, and there are no more than the epoch has.
+    # The number of clips may be smaller or larger than a batch, up to those of an epoch.
     np.testing.assert_array_equal(tool.first_views(num_clips=3)[0], expected[:3])
     np.testing.assert_array_equal(tool.first_views(num_clips=100)[0], expected)
 
@@ -134,7 +134,7 @@ def test_cached_probe_shows_its_test_views_in_order(tool, records: Path) -> None
 
 
 def position_of(view: np.ndarray, page: np.ndarray) -> tuple[int, int]:
-    """Where a picture stands on the page, pixel by pixel: top and left."""
+    """Find a picture on the page by its exact pixels, and return its top and left."""
     difference = cv2.matchTemplate(page, view, cv2.TM_SQDIFF)
     top, left = np.unravel_index(difference.argmin(), difference.shape)
     height, width, _ = view.shape
@@ -145,7 +145,7 @@ def position_of(view: np.ndarray, page: np.ndarray) -> tuple[int, int]:
 def test_sheet_has_each_frame_in_its_place(tool) -> None:
     views = np.stack([noise_video(2 * 12, 80, 80, i).reshape(2, 12, 80, 80, 3) for i in range(2)])
     page = np.asarray(tool.sheet(views, ["1: short", "2: " + "very long " * 30]))
-    # Eight frames enlarged to 160 pixels, gaps of 2, 8 and 16 around rows, views and panels.
+    # Eight frames of 160 pixels, with gaps of 2, 8 and 16 around rows, views and panels.
     assert page.shape[1] == 8 * 162 + 2 + 2 * (8 + 8 + 16)
     shown = [0, 2, 3, 5, 6, 8, 9, 11]
     tops = []
@@ -156,7 +156,7 @@ def test_sheet_has_each_frame_in_its_place(tool) -> None:
             assert len(set(rows)) == 1 and set(np.diff(lefts)) == {162}
             tops.append(rows[0])
     within, between, also_within = np.diff(tops)
-    assert 160 < within == also_within < between  # the views of a video stand together
+    assert 160 < within == also_within < between  # views of a video are closer to each other
 
 
 def test_views_of_a_video_move_side_by_side(tool, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_mistakes_end_at_once_with_value_and_remedy(
     data = f"DATA_DIR='{records}'"
     recipe = "gin/demo/pretrain.gin"
     mistakes = {
-        # what is wrong: (name of the output, recipe, parameters, what the message must say)
+        # mistake: (name of the output, recipe, parameters, texts in the message)
         "ending": ("views.jpg", "gin/no_such.gin", [], ["views.jpg", "'.jpg'", ".png", ".webp"]),
         "no data": ("views.png", recipe, ["DATA_DIR='/no/such'"], ["/no/such", "make_tfrecords"]),
         "batch": ("views.png", recipe, [data], ["global_batch=32", "10 training examples"]),

@@ -1,4 +1,4 @@
-"""A pool of data servers on loopback, against the same stream prepared here."""
+"""A pool of data servers on loopback gives the same batches as this machine."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "data_server.py"
 
 @pytest.fixture
 def servers(child_environment: dict[str, str]) -> Iterator[list[str]]:
-    """Addresses of two, which end with the test."""
+    """Start two servers for a test, and return their addresses."""
     command = [sys.executable, str(TOOL), "--host=localhost", "--port=0"]
     processes = [
         subprocess.Popen(command, env=child_environment, stdout=subprocess.PIPE, text=True)
@@ -50,7 +50,7 @@ def test_batches_are_those_that_one_machine_prepares(
         pipeline = Pipeline(
             noise_records, UniformClips(4, 2, 2), RandomResizedCrop(32), **arguments
         )  # type: ignore[arg-type]
-        # From the fourth step on, over the end of the first epoch of 5 steps.
+        # From the fourth step into the second epoch; an epoch has 5 steps.
         stream = pipeline.train_batches(3, seed=1, first_step=3, context=one_worker(1))
         return list(stream.take(7).as_numpy_iterator())
 

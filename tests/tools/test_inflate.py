@@ -1,4 +1,4 @@
-"""The command: weights of images in, the folder of a run out."""
+"""The command turns weights of images into the folder of a run."""
 
 import importlib.util
 import subprocess
@@ -11,12 +11,13 @@ from conftest import ROOT
 from safetensors.numpy import save_file
 
 from cvrl_tf import checkpoints
+from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.models import inflation
 from cvrl_tf.models.resnet3d import ResNet3D
 
 
 def torch_weights() -> dict[str, np.ndarray]:
-    """Of a ResNet-18; see tests/models/test_inflation.py."""
+    """Return weights of a ResNet-18 from tests/models/test_inflation.py."""
     path = ROOT / "tests" / "models" / "test_inflation.py"
     spec = importlib.util.spec_from_file_location("test_inflation", path)
     module = importlib.util.module_from_spec(spec)
@@ -46,32 +47,29 @@ def test_safetensors(tmp_path: Path) -> None:
     again = inflate(tmp_path / "resnet18.safetensors", output)
     assert again.returncode == 1 and "is there already" in again.stderr
     with pytest.raises(ValueError, match=r"padding='symmetric' \(here 'same'\), pixel_mean="):
-        checkpoints.check_architecture(ResNet3D(18), output)
-    checkpoints.check_architecture(ResNet3D.from_config(encoder.get_config()), output)
+        checkpoints.SavedRun.open(output).check(ResNet3D(18))
+    checkpoints.SavedRun.open(output).check(ResNet3D.from_config(encoder.get_config()))
 
 
-def test_our_frames_inflated_like_a_run(tmp_path: Path) -> None:
+def test_our_encoder_of_frames_is_inflated_like_a_run(tmp_path: Path) -> None:
     open_ends = {"temporal_kernels": [3, 1, 3, 1], "stem_kernel": [3, 5, 5], "stem_pool": False}
     frames = ResNet3D(10, 0.25, (1, 1, 1, 1), (1, 5, 5), (1, 2, 2), stem_pool=False)
     clips = ResNet3D(10, 0.25, **open_ends)
-    for name, encoder, shape in (
-        ("frames", frames, (1, 40, 40, 3)),
-        ("run", clips, (8, 40, 40, 3)),
-    ):
+    for name, encoder, num_frames in (("frames", frames, 1), ("run", clips, 8)):
         encoder.build()
-        checkpoints.save_as_run(encoder, shape, tmp_path / name)
+        sampling = Sampling(num_frames, 2, None, size=40, short_side=40, record_fps=None)
+        checkpoints.save_as_run(encoder, sampling, tmp_path / name)
     done = inflate(tmp_path / "frames", tmp_path / "out", f"--like={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    encoder, facts = (
-        of(tmp_path / "out") for of in (checkpoints.load_encoder, checkpoints.encoder_facts)
-    )
-    assert encoder.get_config() == clips.get_config() and facts["input_shape"] == [8, 40, 40, 3]
+    encoder = checkpoints.load_encoder(tmp_path / "out")
+    assert encoder.get_config() == clips.get_config()
+    assert checkpoints.SavedRun.open(tmp_path / "out").sampling == sampling
     still = np.repeat(np.random.default_rng(0).random([2, 1, 40, 40, 3], np.float32), 8, axis=1)
     features = encoder(still, training=False)
     np.testing.assert_allclose(features, frames(still[:, :1], training=False), rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     done = inflate(tmp_path / "nothing", tmp_path / "run")
     assert done.returncode == 1 and "No checkpoint at" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The demo videos: what tells the classes apart, and what must not."""
+"""Shape and motion tell the classes of demo videos apart; colors do not."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def make(output: Path, train: int, test: int, seed: int = 0) -> subprocess.Compl
 
 
 def read(path: Path) -> np.ndarray:
-    """uint8 [L, H, W, 3]."""
+    """Return the frames of a video, uint8 [L, H, W, 3], BGR."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     frames = []
     while (frame := capture.read()[1]) is not None:
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 training and 15 test videos a class."""
+    """Make 20 training and 15 test videos of each class."""
     output = tmp_path_factory.mktemp("demo") / "videos"
     run = make(output, 240, 180)
     assert run.returncode == 0, run.stderr
@@ -78,7 +78,7 @@ def test_second_call_finds_its_files(tmp_path: Path) -> None:
 
 
 def mask(video: np.ndarray) -> np.ndarray:
-    """bool [L, H, W], where the bright object is."""
+    """Return where the bright object is, bool [L, H, W]."""
     return video.max(axis=-1) > 150
 
 
@@ -87,16 +87,16 @@ def test_motion_is_that_of_the_class(demo: Path) -> None:
         for path in sorted(demo.glob(f"test/*_{motion}/*.mp4"))[::3]:
             found = mask(read(path))
             area = found.sum(axis=(1, 2))
-            assert area.min() > 20  # never out of the picture
+            assert area.min() > 20  # the object never leaves the picture
             ys, xs = ((found.sum(axis=axis) * np.arange(64)).sum(axis=1) / area for axis in (2, 1))
             spread = {"horizontal": np.std(xs), "vertical": np.std(ys)}
-            # A period is at most 20 frames and a swing at least 8 pixels.
+            # Periods have at most 20 frames, so the object goes through its whole swing.
             assert all((std > 4) == (key == motion) for key, std in spread.items()), path
             assert (np.std(area) / np.mean(area) > 0.3) == (motion == "pulsing"), path
 
 
 def test_shape_is_that_of_the_class(demo: Path) -> None:
-    # Shares of the smallest rectangle and of the convex hull that the shape fills.
+    # The shares of the smallest rectangle and of the convex hull that each shape fills.
     ideal = {"circle": (0.79, 1), "square": (1, 1), "triangle": (0.5, 1), "cross": (0.65, 0.78)}
     right = []
     for path in sorted(demo.glob("test/*/*.mp4")):
@@ -113,7 +113,7 @@ def test_shape_is_that_of_the_class(demo: Path) -> None:
 
 
 def linear_probe(features: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> float:
-    """Test accuracy of a linear map fitted by least squares."""
+    """Return the test accuracy of a linear map that is fitted by least squares."""
     inputs = {key: np.c_[value, np.ones(len(value))] for key, value in features.items()}
     targets = np.eye(12)[classes["train"]]
     weights = np.linalg.lstsq(inputs["train"], targets, rcond=None)[0]
@@ -121,7 +121,7 @@ def linear_probe(features: dict[str, np.ndarray], classes: dict[str, np.ndarray]
 
 
 def mean_colors(path: Path) -> np.ndarray:
-    """float [6], 0 to 1: of the whole video and of the object alone."""
+    """Return the mean colors of the video and of the object, float [6], 0 to 1."""
     video = read(path)
     return np.concatenate([video.mean(axis=(0, 1, 2)), video[mask(video)].mean(axis=0)]) / 255
 
@@ -134,9 +134,9 @@ def test_mean_colors_do_not_give_the_class_away(demo: Path) -> None:
         paths = sorted(demo.glob(f"{split}/*/*.mp4"))
         colors[split] = np.stack([mean_colors(path) for path in paths])
         classes[split] = np.array([names.index(path.parent.name) for path in paths])
-    # Chance is 1/12; three standard deviations of 180 guesses are 6 %.
+    # Chance is 1/12. Three standard deviations of 180 guesses are 6 %.
     assert linear_probe(colors, classes) < 1 / 12 + 0.065
-    # The probe can tell: it finds the class once the colors hold a trace of it.
+    # The probe is strong enough: a trace of the class in the colors suffices.
     marked = {key: np.c_[value, np.eye(12)[classes[key]] * 0.05] for key, value in colors.items()}
     assert linear_probe(marked, classes) > 0.9
 
@@ -145,6 +145,6 @@ def test_background_differs_between_clips_of_a_video(demo: Path) -> None:
     changes = []
     for path in sorted(demo.glob("test/*/*.mp4"))[::6]:
         video = read(path).astype(float)
-        corner = video[:, :4].mean(axis=(1, 2))  # the object stays away from the edges
+        corner = video[:, :4].mean(axis=(1, 2))  # the object does not reach these rows
         changes.append(np.abs(corner[-1] - corner[0]).max())
     assert np.median(changes) > 15
