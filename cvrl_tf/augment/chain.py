@@ -1,8 +1,8 @@
-"""Augmentations in a row, on batches of clips: one draw a clip, the same for all its frames.
+"""Chains of augmentations on batches of clips, with one draw for all frames of a clip.
 
 An augmentation has two methods. `sample(seed)` draws its parameters for one clip, as a dict of
-scalars; `apply(frames, params)` changes the clip [T, H, W, 3] and is a pure function. That all
-frames are treated alike (temporal consistency, section 3.3) is visible there: `params` has no T.
+scalars. `apply(frames, params)` changes the clip [T, H, W, 3] and is a pure function. `params` has
+no dimension T, so all frames are treated alike (temporal consistency, section 3.3).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,34 +14,34 @@ Params = dict[str, tf.Tensor]
 
 
 class Augmentation(Protocol):
-    """One photometric operation."""
+    """A photometric operation."""
 
     def sample(self, seed: tf.Tensor) -> Params:
-        """Parameters for one clip from a seed, int32 [2]."""
+        """Draw the parameters for one clip from a seed, int32 [2]."""
         ...
 
     def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
-        """The clip, float32 [T, H, W, 3] in [0, 1], changed."""
+        """Return the changed clip; float32 [T, H, W, 3] in [0, 1], as the given one."""
         ...
 
 
 class Chain:
-    """Applies augmentations in order, with independent draws."""
+    """Apply augmentations in order, with independent draws."""
 
     def __init__(self, augmentations: Sequence[Augmentation] = (), per_frame: bool = False) -> None:
         """Args:
         augmentations: in order of application.
-        per_frame: draw anew for every frame: 'TA+SA' of table 4. Then a 'clip' is one frame.
+        per_frame: draw for every frame instead of every clip ('TA+SA' of table 4).
         """
         self._augmentations = tuple(augmentations)
         self._per_frame = per_frame
 
     def __call__(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """Augments clips.
+        """Augment clips.
 
         Args:
           frames: uint8 [N, T, H, W, 3].
-          seeds: int32 [N, 2], one a clip.
+          seeds: int32 [N, 2], one for each clip.
 
         Returns:
           float32 [N, T, H, W, 3] in [0, 1].
@@ -68,35 +68,35 @@ class Chain:
                 clip = augmentation.apply(clip, params)
             return clip
 
-        if frames.shape[0] == 1:  # as on the host: a loop would copy the clip
+        if frames.shape[0] == 1:  # the host augments one clip at a time; a loop would copy it
             return one((frames[0], seeds[0]))[tf.newaxis]
         return tf.map_fn(one, (frames, seeds), fn_output_signature=tf.float32)
 
 
 class ViewChains:
-    """A chain for each view, for recipes that treat the two views differently.
+    """Apply a chain to each view, the same one or different ones.
 
-    Compiled by XLA: on CPUs it takes a third of the time, and the pixels are the same whether the
-    training step or the input pipeline calls it.
+    Chains are compiled by XLA. On CPUs this takes a third of the time. The pixels do not depend on
+    whether the training step or the input pipeline calls it.
     """
 
     def __init__(self, chains: Sequence[Chain]) -> None:
         """Args:
-        chains: one for every view, or one for all views.
+        chains: one chain for each view, or one for all views.
         """
-        # Each view compiled by itself: XLA would merge what belongs to different ones.
+        # Each view is compiled separately: XLA would merge operations of different views.
         self._chains = [tf.function(c, jit_compile=True, autograph=False) for c in chains]
 
     def __call__(self, frames: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """Augments views.
+        """Augment views.
 
         Args:
-          frames: uint8 [B, V, T, H, W, 3]; float32 if the input pipeline has augmented them
-            already, and then they stay as they are.
+          frames: uint8 [B, V, T, H, W, 3]. float32 frames are not changed: the input pipeline has
+            augmented them.
           seeds: int32 [B, V, 2].
 
         Returns:
-          float32 [B * V, T, H, W, 3] in [0, 1]; the views of an example stand side by side.
+          float32 [B * V, T, H, W, 3] in [0, 1]; the views of an example are neighbors.
 
         Raises:
           ValueError: V is not the number of chains.
@@ -119,10 +119,10 @@ class ViewChains:
 
 
 def _fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
-    # The algorithm is named because XLA's own choice makes other numbers of negative seeds.
+    # XLA's default algorithm gives other numbers for negative seeds.
     return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
 
 
 def _unit_range(frames: tf.Tensor) -> tf.Tensor:
-    """uint8 to float32 in [0, 1]; there is no mean or variance normalization (authors' code)."""
+    """Convert uint8 to float32 in [0, 1]. The authors' code has no other normalization either."""
     return tf.image.convert_image_dtype(frames, tf.float32)

@@ -1,4 +1,4 @@
-"""The paper's photometric augmentations (section 3.3), each for one clip [T, H, W, 3] in [0, 1].
+"""The photometric augmentations of the paper (section 3.3), for one clip [T, H, W, 3] in [0, 1].
 
 Strengths and formulas follow the authors' code, which takes them from SimCLR.
 """
@@ -12,9 +12,10 @@ Params = dict[str, tf.Tensor]
 
 
 def _uniform(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """U[0, 1), float32 [count]; the same on every device, so with the algorithm named.
+    """Draw from U[0, 1), float32 [count], with the same result on every device.
 
-    Only the bits are: XLA makes floats of the upper ones, TensorFlow's kernels of the lower ones.
+    The algorithm is named, and floats are made from bits here: XLA uses the upper bits for floats,
+    TensorFlow's kernels the lower ones.
     """
     bits = tf.random.stateless_uniform([count], seed, None, None, tf.uint32, alg="philox")
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
@@ -26,14 +27,14 @@ def _between(uniform: tf.Tensor, low: float, high: float) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast, saturation and hue, in random order, clipped to [0, 1] after each.
+    """Change brightness, contrast, saturation and hue in random order; clip to [0, 1] after each.
 
     Contrast moves pixels away from the mean of the whole clip, per channel.
 
     Attributes:
       brightness, contrast, saturation: s, for a factor from U(max(0, 1 - s), 1 + s).
-      hue: h, for a turn from U(-h, h), in turns of the color circle.
-      probability: of jittering a clip at all.
+      hue: h, for a shift from U(-h, h), in turns of the color circle.
+      probability: of changing a clip.
     """
 
     brightness: float = 0.8
@@ -59,23 +60,26 @@ class ColorJitter:
         }
 
     def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
-        # Branches would be slow and long to compile under XLA. But saturation and hue commute with
-        # each other, and leave [0, 1] alone: so, in whatever order, they act before, between and
-        # after brightness and contrast, which are both a product and a share of the clip's mean.
+        # Branches for the orders would be slow, and slow to compile, under XLA. Saturation and hue
+        # commute with each other and stay in [0, 1], so every order is a case of one sequence:
+        # color, level, color, level, color. A level is brightness or contrast, which are both a
+        # product plus a share of the clip's mean. A color that is not due is the identity.
         rank = tf.argsort(params["order"])  # when brightness, contrast, saturation and hue act
-        turns = tf.unstack(rank[3] > tf.sort(rank[:2]))  # ... after the first, and the second
+        turns = tf.unstack(
+            rank[3] > tf.sort(rank[:2])
+        )  # whether it acts after the first level, after the second
         boosts = tf.unstack(rank[2] > tf.sort(rank[:2]))
         brightness, contrast = params["brightness"], params["contrast"]
 
         def color(x: tf.Tensor, turn: tf.Tensor, boost: tf.Tensor) -> tf.Tensor:
-            """Hue and saturation, each if it is its turn."""
+            """Change hue and saturation, each if it is due."""
             return turn_and_saturate(
                 x, tf.where(turn, params["hue"], 0.0), tf.where(boost, params["saturation"], 1.0)
             )
 
         def level(x: tf.Tensor, is_contrast: tf.Tensor) -> tf.Tensor:
-            """Contrast or brightness."""
-            mean = tf.reduce_mean(tf.reduce_mean(x, axis=[0, 1]), axis=0)  # faster in two steps
+            """Change contrast or brightness."""
+            mean = tf.reduce_mean(tf.reduce_mean(x, axis=[0, 1]), axis=0)  # two steps are faster
             share = tf.where(is_contrast, 1.0 - contrast, 0.0)
             factor = tf.where(is_contrast, contrast, brightness)
             return tf.clip_by_value(share * mean + factor * x, 0.0, 1.0)
@@ -92,14 +96,14 @@ class ColorJitter:
 
 
 def turn_and_saturate(frames: tf.Tensor, turn: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Hue and saturation changed in HSV space, without a detour through it.
+    """Change hue and saturation as in HSV space, without converting to it.
 
-    As `tf.image.adjust_hue` and `adjust_saturation`, within 2e-6.
+    The result equals that of `tf.image.adjust_hue` and `adjust_saturation` within 2e-6.
 
     Args:
       frames: float32 [..., 3] in [0, 1].
-      turn: of the hue, in turns of the color circle.
-      factor: of the saturation, which ends at 1.
+      turn: shift of the hue, in turns of the color circle.
+      factor: of the saturation, which is clipped to 1.
     """
     red, green, blue = tf.unstack(frames, axis=-1)
     value = tf.maximum(tf.maximum(red, green), blue)
@@ -122,10 +126,10 @@ def turn_and_saturate(frames: tf.Tensor, turn: tf.Tensor, factor: tf.Tensor) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Grayscale:
-    """Drops the color.
+    """Convert to gray.
 
     Attributes:
-      probability: of doing so.
+      probability: of applying it.
     """
 
     probability: float = 0.2
@@ -142,10 +146,10 @@ class Grayscale:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianBlur:
-    """Blurs with a kernel of side H // 10, made odd; the border is padded with zeros.
+    """Blur with a kernel of side H // 10, made odd; the border is padded with zeros.
 
-    Taps beyond three times the largest sigma are left out: 13 of 23 remain for 224 pixels. What
-    they would add is below 0.5 / 255.
+    Taps beyond three times the largest sigma are left out, so that 13 of 23 remain for 224 pixels.
+    The difference is below 0.5 / 255.
 
     Attributes:
       probability: of blurring.
@@ -164,19 +168,18 @@ class GaussianBlur:
 
     def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
         _, height, width, channels = frames.shape
-        # Static: the kernel's shape must not depend on the sigma that was drawn.
+        # The radius is static: shapes must not depend on the sigma that is drawn.
         radius = min(height // 10 // 2, math.ceil(3 * self.sigma[1]))
-        # Reshaped out here: within the loops that XLA makes of the blur it would keep them from
-        # being vectorized.
+        # Reshaped outside of the blur: inside, it would keep XLA from vectorizing the loops.
         rows = tf.reshape(frames, [-1, height, width * channels])
         rows = tf.cond(params["apply"], lambda: _blur(rows, params["sigma"], radius), lambda: rows)
         return tf.reshape(rows, tf.shape(frames))
 
 
 def _blur(rows: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
-    """Rows [T, H, W * 3] convolved with a Gaussian along H and W, padded with zeros.
+    """Convolve rows [T, H, W * 3] with a Gaussian along H and W, padded with zeros.
 
-    As sums of shifted images, of which XLA makes one loop; at convolutions it is slow on CPUs.
+    This adds shifted images, which XLA fuses into one loop. XLA's convolutions are slow on CPUs.
     """
     _, height, width = rows.shape
     offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
@@ -186,15 +189,15 @@ def _blur(rows: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
     rows = tf.add_n([tap * padded[:, :, 3 * i : 3 * i + width] for i, tap in enumerate(taps)])
     padded = tf.pad(rows, [[0, 0], [radius, radius], [0, 0]])
     rows = tf.add_n([tap * padded[:, i : i + height] for i, tap in enumerate(taps)])
-    return tf.clip_by_value(rows, 0.0, 1.0)  # a sum of 1 is rounded
+    return tf.clip_by_value(rows, 0.0, 1.0)  # rounding may exceed 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Solarize:
-    """Inverts what is brighter than a threshold.
+    """Invert pixels that are not darker than a threshold.
 
     Attributes:
-      probability: of doing so.
+      probability: of applying it.
       threshold: in [0, 1].
     """
 

@@ -1,23 +1,21 @@
-"""3-D convolutions computed as 2-D ones wherever they are such, which fewer compilers do badly."""
+"""3-D convolutions, computed as 2-D ones where possible, which compilers handle better."""
 
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tf_keras as keras
 
-# Frames of fewer channels than this are stacked; wider ones would take too much memory.
+# Frames are stacked if they have fewer channels; stacking others would take too much memory.
 _FEW_CHANNELS = 8
 
 
 class Conv(keras.layers.Conv3D):
-    """`Conv3D` with 'same' padding and no bias; the kernel is [t, h, w, C, F] whatever happens."""
+    """`Conv3D` with 'same' padding and no bias. Its kernel is always [t, h, w, C, F]."""
 
     def __init__(
         self, filters: int, kernel: Sequence[int], strides: Sequence[int], symmetric: bool = False
     ) -> None:
-        """As of `Conv3D`, and
-        symmetric: see `convolve`.
-        """
+        """Args: as of `Conv3D`, and `symmetric`, see `convolve`."""
         self._symmetric = symmetric
         super().__init__(
             filters,
@@ -33,7 +31,7 @@ class Conv(keras.layers.Conv3D):
 
 
 class FramePool(keras.layers.Layer):
-    """Max pool of 3x3 pixels with stride 2 in every frame; 3-D pools know no float16 on CPUs."""
+    """Max pool of 3x3 pixels with stride 2 in every frame. 3-D pools have no float16 on CPUs."""
 
     def __init__(self, symmetric: bool = False) -> None:
         """Args:
@@ -51,14 +49,14 @@ class FramePool(keras.layers.Layer):
 def convolve(
     x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int], symmetric: bool = False
 ) -> tf.Tensor:
-    """`tf.nn.conv3d` with 'SAME' padding.
+    """Compute `tf.nn.conv3d` with 'SAME' padding.
 
     Args:
       x: float [B, T, H, W, C]; all but C may be unknown.
       kernel: [t, h, w, C, F].
       strides: of t, h, w.
-      symmetric: pad as much above as below and left as right, as PyTorch does. 'SAME' pads one more
-        below and right where a stride of 2 meets an even size.
+      symmetric: pad the same on both sides in space, as PyTorch does. 'SAME' pads one more below
+        and on the right where the stride is 2 and the size is even.
 
     Returns:
       [B, T / stride, H / stride, W / stride, F], rounded up.
@@ -81,37 +79,37 @@ def convolve(
         kernel = tf.reshape(kernel, [1, height, width, taps * channels, -1])
         return _spatial(x, kernel, strides, padding)
     if padding == "VALID":
-        before, after = (taps - 1) // 2, taps // 2  # no stride in time but in the stem
+        before, after = (taps - 1) // 2, taps // 2  # only the stem has a stride in time
         x = tf.pad(x, [[0, 0], [before, after], *[[0, 0]] * 3])
         return tf.nn.conv3d(x, kernel, [1, *strides, 1], padding)
     length = x.shape[1]
     if kernel.dtype == tf.bfloat16 and length is not None and length < taps and strides[0] == 1:
-        # TensorFlow's gradient on CPUs has garbage in it where the kernel is longer than the clip.
+        # On CPUs, TensorFlow's gradient is wrong where the kernel is longer than the clip.
         x = tf.concat([x, *[tf.zeros_like(x[:, :1])] * (taps - length)], axis=1)
         return tf.nn.conv3d(x, kernel, [1, *strides, 1], "SAME")[:, :length]
     return tf.nn.conv3d(x, kernel, [1, *strides, 1], "SAME")
 
 
 def _spatial(x: tf.Tensor, kernel: tf.Tensor, strides: Sequence[int], padding: str) -> tf.Tensor:
-    """Kernels [1, h, w, C, F]: every frame on its own."""
+    """Convolve every frame by itself; the kernel is [1, h, w, C, F]."""
     kernel = tf.squeeze(kernel, 0)
     return _per_frame(lambda x: tf.nn.conv2d(x, kernel, [1, *strides[1:], 1], padding), x)
 
 
 def _framed(x: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
-    """[B, T, H, W, C] with so many rows and columns of zeros on each side."""
+    """Pad [B, T, H, W, C] with rows and columns of zeros on each side."""
     return tf.pad(x, [[0, 0], [0, 0], [rows, rows], [columns, columns], [0, 0]])
 
 
 def _per_frame(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-    """Applies a function of images [N, H, W, C] to the frames of clips [B, T, H, W, C]."""
+    """Apply a function of images [N, H, W, C] to the frames of clips [B, T, H, W, C]."""
     shape = tf.shape(x)
     y = function(tf.reshape(x, tf.concat([[-1], shape[2:]], axis=0)))
     return tf.reshape(y, tf.concat([shape[:2], tf.shape(y)[1:]], axis=0))
 
 
 def _temporal(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Kernels [t, 1, 1, C, F]: time is the height of an image, and all pixels are its width."""
+    """Convolve with [t, 1, 1, C, F]: time is the height of an image, pixels are its width."""
     shape = tf.shape(x)
     image = tf.reshape(x, [shape[0], shape[1], -1, x.shape[-1]])
     y = _column_conv(image, tf.squeeze(kernel, 1))
@@ -120,12 +118,12 @@ def _temporal(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _column_conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """[B, T, P, C] by [t, 1, C, F]; the kernel's gradient as a matrix product, which is faster."""
+    """Convolve [B, T, P, C] with [t, 1, C, F]; a matrix product gives the gradient faster."""
     taps, _, channels, filters = kernel.shape
 
     def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         dx = tf.nn.conv2d_transpose(dy, kernel, tf.shape(x), 1, "SAME")
-        # Shifted against each other; dy has fewer channels to copy than x.
+        # dy is shifted, not x, because it has fewer channels to copy.
         before = (taps - 1) // 2
         backwards = range(taps)[::-1]
         shifted = _stack_frames(dy, backwards, 1, (taps - 1 - before, before))
@@ -143,20 +141,20 @@ def _column_conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
 def _stack_frames(
     x: tf.Tensor, taps: range, stride: int, padding: tuple[tf.Tensor | int, tf.Tensor | int]
 ) -> tf.Tensor:
-    """The frames that a kernel sees at each of its places in time, as channels.
+    """Stack the frames that a kernel covers at each place in time, as channels.
 
     Args:
       x: [B, T, ..., C].
-      taps: the places of a kernel in time, in the wanted order.
+      taps: offsets in the kernel, in the order of the stack.
       stride: in time.
       padding: zeros before and after, in time.
 
     Returns:
-      [B, places, ..., taps * C]; the tap is the slower index of the channels.
+      [B, places, ..., taps * C]; taps vary more slowly than channels.
     """
     if len(taps) == stride == 1:
         return x
     x = tf.pad(x, [[0, 0], padding, *[[0, 0]] * (x.shape.rank - 2)])
-    # Gathering copies whole frames, where a slice goes pixel by pixel.
+    # A gather copies whole frames; a strided slice copies pixel by pixel.
     first = tf.range(0, tf.shape(x)[1] - len(taps) + 1, stride)
     return tf.concat([tf.gather(x, first + tap, axis=1) for tap in taps], axis=-1)

@@ -1,18 +1,18 @@
-"""2-D ResNets inflated into encoders of clips, for the paper's baselines (section 4).
+"""Inflation of 2-D ResNets into encoders of clips, for the paper's baselines (section 4).
 
 Source: Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017, section 2.4.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D, Where, parts_of
 
-# Of ImageNet, RGB in [0, 1], by which torchvision, timm and the Garden normalize their images.
+# RGB in [0, 1]. torchvision, timm and the Model Garden normalize images by these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 HOW = ("center", "mean")
@@ -20,11 +20,11 @@ HOW = ("center", "mean")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A convolution and its normalization, in two dimensions.
+    """A 2-D convolution and its batch normalization.
 
     Attributes:
       kernel: float32 [h, w, C, F].
-      norm: gamma, beta, mean and variance, float32 [F] each; epsilon is 1e-5.
+      norm: gamma, beta, mean and variance, each float32 [F]; epsilon is 1e-5.
     """
 
     kernel: np.ndarray
@@ -33,7 +33,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class ImageNetwork:
-    """A ResNet v1.5 of images and how it sees them; see `ResNet3D` for the last three."""
+    """A ResNet v1.5 of images. See `ResNet3D` for the padding and the normalization of pixels."""
 
     depth: int
     width: float
@@ -44,37 +44,40 @@ class ImageNetwork:
 
 
 def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
-    """Kernels [h, w, C, F] as [taps, h, w, C, F], whose sum over time they are.
+    """Inflate a kernel [h, w, C, F] to [taps, h, w, C, F], whose sum over time is the kernel.
 
     Args:
-      how: "center" puts them at the middle of time, with zeros round it: a still video has the
-        features of its frame. "mean" spreads them over time, with which it has not quite the same
-        ones, since zeros lie beyond the ends of a clip.
+      kernel: float [h, w, C, F].
+      taps: extent in time.
+      how: "center" puts the kernel at the middle of time, with zeros around it. A still video then
+        has the features of its frame. "mean" spreads the kernel over time. Features of a still
+        video then differ slightly, because clips are padded with zeros in time.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: `how` is another word.
     """
     if how not in HOW:
         raise ValueError(f"No inflation {how!r}; choose one of {', '.join(HOW)}.")
     if how == "mean":
         return np.repeat(kernel[np.newaxis] / taps, taps, axis=0)
-    # A stride of 2 shifts 'same' padding: an even number of frames has one zero less before it, so
-    # every place still sees a frame at the middle.
+    # With a stride of 2 and an even number of frames, 'same' pads one zero less before the clip, so
+    # the middle of the kernel still meets a frame at every place.
     inflated = np.zeros([taps, *kernel.shape], kernel.dtype)
     inflated[taps // 2] = kernel
     return inflated
 
 
 def inflate(network: ImageNetwork, how: str, like: Mapping[str, Any] | None = None) -> ResNet3D:
-    """An encoder of clips with the kernels of a network of images.
+    """Build an encoder of clips with the kernels of a network of images.
 
     Args:
+      network: of images.
       how: see `inflated_kernel`.
-      like: what that network leaves open, as arguments of `ResNet3D`: the kernels' extent in time,
-        and the stem. As in the paper if None.
+      like: arguments of `ResNet3D` that the network does not determine: the extent of kernels in
+        time, and the stem. None for those of the paper.
 
     Raises:
-      ValueError: a tensor is missing or of another shape; lists them.
+      ValueError: tensors are missing, unknown or of another shape; the message lists them.
     """
     encoder = ResNet3D(
         network.depth,
@@ -86,17 +89,7 @@ def inflate(network: ImageNetwork, how: str, like: Mapping[str, Any] | None = No
     )
     encoder.build()
     wanted = dict(parts_of(encoder))
-    problems = [f"no {where}" for where in wanted.keys() - network.parts.keys()]
-    problems += [f"unknown {where}" for where in network.parts.keys() - wanted.keys()]
-    for where in wanted.keys() & network.parts.keys():
-        kernel, shape = network.parts[where].kernel, tuple(wanted[where].conv.kernel.shape[1:])
-        if kernel.shape != shape:
-            problems.append(f"{where} is {kernel.shape}, not {shape}")
-    if problems:
-        raise ValueError(
-            f"No ResNet-{network.depth} of width {network.width:g}; (stage, block, convolution): "
-            + "; ".join(sorted(problems)[:10])
-        )
+    _check_parts(network, {where: part.conv.kernel.shape[1:] for where, part in wanted.items()})
     for where, target in wanted.items():
         part = network.parts[where]
         taps = target.conv.kernel.shape[0]
@@ -108,14 +101,29 @@ def inflate(network: ImageNetwork, how: str, like: Mapping[str, Any] | None = No
     return encoder
 
 
+def _check_parts(network: ImageNetwork, wanted: Mapping[Where, Sequence[int]]) -> None:
+    """Check that a network has kernels of these shapes, and no others."""
+    problems = [f"no {where}" for where in wanted.keys() - network.parts.keys()]
+    problems += [f"unknown {where}" for where in network.parts.keys() - wanted.keys()]
+    for where in wanted.keys() & network.parts.keys():
+        kernel, shape = network.parts[where].kernel, tuple(wanted[where])
+        if kernel.shape != shape:
+            problems.append(f"{where} is {kernel.shape}, not {shape}")
+    if problems:
+        raise ValueError(
+            f"No ResNet-{network.depth} of width {network.width:g}; (stage, block, convolution): "
+            + "; ".join(sorted(problems)[:10])
+        )
+
+
 def from_torch(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
-    """Of torchvision's or timm's ResNet-18 to 152, which have the stride on the 3x3 (v1.5).
+    """Read a ResNet-18 to 152 of torchvision or timm, which have the stride on the 3x3 (v1.5).
 
     Args:
-      tensors: by the names of its `state_dict`; `fc` is left out.
+      tensors: by the names in its `state_dict`; `fc` is ignored.
 
     Raises:
-      ValueError: another network, such as one of ResNet v1; or a tensor is missing or unknown.
+      ValueError: it is another network, such as a ResNet v1, or a tensor is missing or unknown.
     """
     _refuse_v1(tensors)
     left = {name for name in tensors if not re.match(r"fc\.|.*num_batches_tracked$", name)}
@@ -146,16 +154,16 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
             shortcut = part(f"{prefix}.downsample.0", f"{prefix}.downsample.1")
             parts[stage, number, 0] = shortcut
     if left:
-        raise ValueError(f"Tensors that no plain ResNet has: {', '.join(sorted(left)[:5])}.")
+        raise ValueError(f"A plain ResNet has no tensors {', '.join(sorted(left)[:5])}.")
     depth = _depth(blocks, is_bottleneck)
     return ImageNetwork(depth, 1, parts, "symmetric", IMAGENET_MEAN, IMAGENET_STD)
 
 
 def from_garden(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
-    """Of the Model Garden's ResNet-50, 101 or 152 (v1.5), with a batch normalization of 1e-5.
+    """Read a ResNet-50, 101 or 152 (v1.5) of the Model Garden, with an epsilon of 1e-5.
 
     Args:
-      tensors: of `tf.train.Checkpoint(backbone=...)`, by the names in it.
+      tensors: by the names in its `tf.train.Checkpoint(backbone=...)`.
 
     Raises:
       ValueError: as `from_torch`.
@@ -179,7 +187,9 @@ def from_garden(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
             raise ValueError(f"Tensor {name!r} is missing; is this a ResNet-50?") from None
 
     if not {0, 1, 2} <= layers.keys():
-        raise ValueError("No tensors backbone/layer_with_weights-N: not of the Garden's ResNet.")
+        raise ValueError(
+            "There are no tensors backbone/layer_with_weights-N: no ResNet of the Model Garden."
+        )
     parts = {(0, 0, 1): part(0, "", "")}
     blocks: list[tuple[int, int]] = []
     for number in range(2, max(layers) + 1):
@@ -194,12 +204,12 @@ def from_garden(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
 
 
 def from_simclr(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
-    """Of SimCLR's TensorFlow 2 code: ResNet-50, 101 or 152 (v1.5) of any width, without SK or SE.
+    """Read a ResNet-50, 101 or 152 (v1.5) of SimCLR's TensorFlow 2 code, without SK or SE.
 
-    Source of the layout: google-research/simclr, tf2/resnet.py. Its images are in [0, 1].
+    The width is arbitrary. Images are in [0, 1]. Layout: google-research/simclr, tf2/resnet.py.
 
     Args:
-      tensors: of its `tf.train.Checkpoint(model=...)`, by the names in it.
+      tensors: by the names in its `tf.train.Checkpoint(model=...)`.
 
     Raises:
       ValueError: as `from_torch`.
@@ -223,7 +233,7 @@ def from_simclr(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
         kernel = take(f"{layers}/{conv}/conv2d/kernel")
         return Part(kernel, tuple(take(f"{layers}/{norm}/bn/{name}") for name in names))
 
-    # Between them stand layers without weights.
+    # Layers without weights have numbers too.
     parts = {(0, 0, 1): part("initial_conv_relu_max_pool", 0, 2)}
     pattern = r"block_groups/(\d)/layers/(\d+)/"
     blocks = sorted({(int(g) + 1, int(b)) for g, b in re.findall(pattern, "\n".join(found))})
@@ -236,16 +246,16 @@ def from_simclr(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
         if number == 0:
             parts[stage, number, 0] = part(f"{prefix}/projection_layers", 0, 1)
     if left:
-        raise ValueError(f"Tensors that no plain ResNet has: {', '.join(sorted(left)[:5])}.")
+        raise ValueError(f"A plain ResNet has no tensors {', '.join(sorted(left)[:5])}.")
     width = parts[0, 0, 1].kernel.shape[-1] / 64
     return ImageNetwork(_depth(blocks, True), width, parts, "symmetric_convs")
 
 
 def from_encoder(encoder: ResNet3D) -> ImageNetwork:
-    """Of our own encoder of single frames, whose temporal kernels are 1.
+    """Read an encoder of ours for single frames, whose temporal kernels are 1.
 
     Raises:
-      ValueError: it has others.
+      ValueError: a temporal kernel is larger.
     """
     parts = {}
     for where, part in parts_of(encoder):
@@ -266,20 +276,20 @@ def _depth(blocks: list[tuple[int, int]], is_bottleneck: bool) -> int:
     for depth, known in DEPTHS.items():
         if known == (counts, is_bottleneck):
             return depth
-    raise ValueError(f"{counts} blocks in the four stages: no ResNet of depth {sorted(DEPTHS)}.")
+    raise ValueError(f"No ResNet of depth {sorted(DEPTHS)} has {counts} blocks in its stages.")
 
 
 def _refuse_v1(tensors: Mapping[str, np.ndarray]) -> None:
-    """Weights don't tell the stride, but names tell whose they are.
+    """Refuse the networks that are known to be of the first version, by the names of tensors.
 
-    Keras's applications (`conv2_block1_1_conv`) and Caffe's, with Detectron's (`res2.0.conv1`,
-    `res2_0_branch2a`), are of the first version.
+    Their weights have the same shapes. They are those of Keras's applications
+    (`conv2_block1_1_conv`), Caffe and Detectron (`res2.0.conv1`, `res2_0_branch2a`).
     """
     pattern = r"conv\d_block\d+_1_conv|res\d[._]\d+[._](conv1|branch2a)|res\d[a-z]\d*_branch2a"
     for name in tensors:
         if re.search(pattern, name):
             raise ValueError(
                 f"Tensor {name!r} is of a ResNet v1, whose stride is on the first 1x1 convolution; "
-                "ours is on the 3x3 (v1.5). The weights would fit and the features be wrong. Take "
-                "torchvision's or timm's resnet50."
+                "ours is on the 3x3 (v1.5). The weights would fit but give wrong features. "
+                "Take torchvision's or timm's resnet50."
             )

@@ -1,4 +1,4 @@
-"""Batch normalization over all replicas by fused kernels, in float32 inside."""
+"""Batch normalization over all replicas, by fused kernels that compute in float32."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ Normalized = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 class BatchNorm(keras.layers.BatchNormalization):
-    """What Keras's layer computes with `synchronized=True`, which has no fused kernel.
+    """Compute what Keras's layer does with `synchronized=True`, which has no fused kernel.
 
-    Channels are last. Moving statistics are of the population variance, as with Keras's.
+    Channels are last. The moving variance is of the population, as in Keras.
     """
 
     def __init__(self, momentum: float, epsilon: float = 1e-5, **layer: Any) -> None:
@@ -21,9 +21,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, replay: bool = False
     ) -> tf.Tensor:
-        """Float [..., C] to the same; a replay leaves the moving statistics alone."""
+        """Normalize float [..., C]. A replay does not change the moving statistics."""
         shape = tf.shape(inputs)
-        x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])  # rank 4 is what the kernels take
+        x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])  # the kernels need rank 4
         if training and self.trainable:
             x, mean, variance = normalize(x, self.gamma, self.beta, self.epsilon)
             if not replay:
@@ -36,7 +36,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalized:
-    """Normalizes by the statistics of all replicas' batches together.
+    """Normalize by the statistics of the batches of all replicas together.
 
     Args:
       x: float [N, H, W, C], any float type.
@@ -44,8 +44,8 @@ def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -
       epsilon: added to the variance.
 
     Returns:
-      The normalized x, and mean and population variance, float32 [C], which are constants to
-      gradients.
+      The normalized x, and the mean and the population variance, float32 [C], through which no
+      gradient flows.
     """
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
@@ -55,7 +55,7 @@ def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -
             x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
         )
         count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-        variance *= tf.maximum(count - 1, 1) / count  # the kernel's is the unbiased estimate
+        variance *= tf.maximum(count - 1, 1) / count  # the kernel returns the unbiased estimate
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
@@ -79,7 +79,7 @@ def _normalize_by(
 
 
 def _synchronized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalized:
-    """As `normalize`, in a replica, with one all-reduce forward and one in the gradient."""
+    """Compute `normalize` in a replica, with one all-reduce forward and one in the gradient."""
     context = tf.distribute.get_replica_context()
 
     def total(*parts: tf.Tensor) -> list[tf.Tensor]:
@@ -96,7 +96,7 @@ def _synchronized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
         variance = tf.maximum(total_square / count - tf.square(mean), 0.0)
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            # With constant statistics first; then what they add, which needs all replicas.
+            # First with constant statistics, then the terms of the statistics, over all replicas.
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=dy,
                 x=x,

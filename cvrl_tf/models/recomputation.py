@@ -1,4 +1,4 @@
-"""Memory for time: a layer's activations are computed again when its gradient is due."""
+"""Gradient checkpointing: recompute activations of a layer for its gradient to save memory."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,25 @@ import tf_keras as keras
 
 
 def recomputed(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-    """What the layer computes in training, keeping only `x` for the gradient.
+    """Call a layer in training, and keep only `x` for the gradient.
 
-    `tf.recompute_grad` would update moving statistics twice, and can't tell the variables of
-    several replicas.
+    `tf.recompute_grad` would update moving statistics twice, and does not find the variables of the
+    right replica.
 
     Args:
-      layer: built; its `call` takes `training`, and `replay` for no side effects.
+      layer: a built layer. Its `call` takes `training`, and `replay` for no side effects.
       x: float tensor.
     """
     variables = layer.trainable_variables
-    # The tape sees no way through here: the gradient comes from the second pass alone.
+    # No gradient flows through here; it comes from the second pass only.
     y = tf.stop_gradient(layer(x, training=True))
 
     @tf.custom_gradient
     def attach(x: tf.Tensor, *values: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
-            # The second pass waits for dy, or it would begin at once and keep its activations too:
-            # the dependency says so to the executor, and the sum to XLA, which knows none.
+            # The second pass must wait for dy. Otherwise it could begin at once and keep its
+            # activations in memory too. The control dependency makes the executor wait. XLA, which
+            # ignores the dependency, waits because of the sum.
             with tf.control_dependencies([dy]):
                 again = x + 0 * tf.reshape(dy, [-1])[0]
             with tf.GradientTape() as tape:

@@ -1,4 +1,4 @@
-"""Photometric augmentations: formulas, distributions, consistency over time, and the authors'."""
+"""Photometric augmentations: formulas, distributions, consistency in time, authors' code."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ ALL_ALWAYS = (
 
 
 def clip_of(seed: int, shape: tuple[int, ...] = (3, 20, 24, 3)) -> np.ndarray:
-    """float32 noise whose frames differ in brightness, so that their means do too."""
+    """Draw noise, float32, whose frames have different means."""
     rng = np.random.default_rng(seed)
     level = rng.uniform(0.3, 1.0, (shape[0], 1, 1, shape[-1]))
     return (level * rng.uniform(size=shape)).astype(np.float32)
@@ -44,7 +44,7 @@ def tensors(params: dict) -> dict[str, tf.Tensor]:
 
 
 def samples(augmentation: Augmentation, count: int) -> dict[str, np.ndarray]:
-    """Parameters of so many clips, stacked."""
+    """Draw the parameters of `count` clips, stacked."""
     seeds = seeds_of(count)
     spec = {
         name: tf.TensorSpec(value.shape, value.dtype)
@@ -55,7 +55,7 @@ def samples(augmentation: Augmentation, count: int) -> dict[str, np.ndarray]:
 
 
 def numpy_jitter(frames: np.ndarray, params: dict) -> np.ndarray:
-    """Section 3.3 in NumPy, float64."""
+    """Compute the jitter of section 3.3 in NumPy, float64."""
 
     def in_hsv(x: np.ndarray, change: Callable[[np.ndarray], None]) -> np.ndarray:
         hsv = colors.rgb_to_hsv(x)
@@ -108,7 +108,7 @@ def test_jitter_in_every_order() -> None:
         params = {**factors, "order": order}
         results.append(apply(tf.constant(frames), tensors(params)).numpy())
         np.testing.assert_allclose(results[-1], numpy_jitter(frames, params), atol=1e-5)
-    # The clipping makes most orders tell apart.
+    # Most orders differ because of the clipping.
     assert len({result.round(3).tobytes() for result in results}) > 12
 
 
@@ -117,7 +117,7 @@ def test_contrast_takes_the_mean_of_the_clip() -> None:
     frames = np.broadcast_to(values[:, None, None, None], (2, 8, 8, 3))
     params = {**NO_JITTER, "contrast": 0.5, "order": [0, 1, 2, 3]}
     changed = ColorJitter().apply(tf.constant(frames), tensors(params)).numpy()
-    # By the mean of each frame nothing would change.
+    # With the mean of each frame, nothing would change.
     np.testing.assert_allclose(changed[:, 0, 0, 0], [0.25, 0.35], atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_blur_is_a_gaussian(height: int, side: int, sigma: float) -> None:
     wanted = frames.astype(np.float64)
     for axis in (1, 2):
         wanted = scipy.ndimage.correlate1d(wanted, taps / taps.sum(), axis, mode="constant")
-    # Of 23 taps the outer 10 are left out, which matters where sigma is large.
+    # The outer 10 of 23 taps are left out, which matters for a large sigma.
     left_out = side > 13 and sigma > 1
     np.testing.assert_allclose(blurred, wanted, atol=0.5 / 255 if left_out else 2e-6)
 
@@ -162,7 +162,7 @@ def test_solarize_inverts_what_is_bright() -> None:
     changed = Solarize().apply(frames, tensors({"apply": True})).numpy()
     wanted = [0, 0.25, 0.499, 0.5, 0.25, 0]
     np.testing.assert_allclose(changed[..., 0].ravel(), wanted, atol=1e-7)
-    # A half is its own inverse, so what happens at the threshold shows at another one.
+    # 0.5 is its own inverse, so the threshold itself is tested with another one.
     higher = Solarize(threshold=0.75).apply(frames, tensors({"apply": True})).numpy()
     np.testing.assert_allclose(higher[..., 0].ravel(), [0, 0.25, 0.499, 0.5, 0.25, 0], atol=1e-7)
 
@@ -174,11 +174,11 @@ def test_not_applied_is_the_clip_itself(augmentation: Augmentation) -> None:
     np.testing.assert_array_equal(augmentation.apply(frames, params), frames)
 
 
-# The authors' code, as it stands in the Model Garden
+# The authors' code in the Model Garden
 
 
 class Recorder:
-    """Lets the Garden draw, and notes what it drew."""
+    """Record what the Model Garden draws."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.uniform: list[float] = []
@@ -197,7 +197,7 @@ class Recorder:
 
         monkeypatch.setattr(tf.random, "uniform", recorded_uniform)
         monkeypatch.setattr(tf.random, "shuffle", recorded_shuffle)
-        # What tf.image.random_contrast, random_saturation and random_hue call.
+        # tf.image.random_contrast, random_saturation and random_hue call this one.
         monkeypatch.setattr(random_ops, "random_uniform", recorded_uniform)
 
     def restart(self, seed: int) -> None:
@@ -260,7 +260,7 @@ def test_solarize_as_the_authors(recorder: Recorder) -> None:
     assert branches == {True, False}
 
 
-# Distributions. The seeds are fixed, so a test that passes does so for ever.
+# Distributions. The seeds are fixed, so these tests are deterministic.
 
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
@@ -283,7 +283,7 @@ def test_distribution_of_jitter() -> None:
     assert scipy.stats.chisquare(counts).pvalue > 0.01
     columns = [drawn[name] for name in (*OPERATIONS, "apply")] + list(drawn["order"].T[:3])
     correlations = np.corrcoef(np.stack(columns).astype(np.float64))
-    # Positions in a permutation exclude each other: -1/3. All else is independent.
+    # Positions in a permutation of 4 correlate by -1/3. Everything else is independent.
     wanted = np.eye(8)
     wanted[5:, 5:] = np.where(np.eye(3), 1, -1 / 3)
     np.testing.assert_allclose(correlations, wanted, atol=0.05)
@@ -327,7 +327,7 @@ def test_augmentations_of_a_chain_draw_independently() -> None:
 
 
 def still_clips(count: int) -> np.ndarray:
-    """uint8 [N, 4, 20, 24, 3], each of one repeated frame."""
+    """Draw clips uint8 [N, 4, 20, 24, 3], each of one repeated frame."""
     frames = np.random.default_rng(0).integers(0, 256, (count, 1, 20, 24, 3), np.uint8)
     return np.repeat(frames, 4, axis=1)
 
@@ -346,7 +346,7 @@ def test_per_frame_a_still_clip_moves() -> None:
     for one, other in itertools.combinations(range(4), 2):
         difference = np.abs(augmented[:, one] - augmented[:, other])
         assert np.all(difference.max(axis=(1, 2, 3)) > 0.02)
-    # Frames stay at their place: each is its own frame, changed, and not another clip's.
+    # Frames keep their place and their clip.
     places = Chain([Solarize(probability=0.0)], per_frame=True)
     noise = np.random.default_rng(1).integers(0, 256, (3, 4, 5, 6, 3), np.uint8)
     np.testing.assert_allclose(places(noise, seeds_of(3)), noise / 255, atol=1e-6)
@@ -355,7 +355,7 @@ def test_per_frame_a_still_clip_moves() -> None:
 @hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
 @hypothesis.given(
     content=st.integers(0, 2**32 - 1),
-    shape=st.sampled_from([(2, 20, 24), (3, 20, 20)]),  # each is compiled once
+    shape=st.sampled_from([(2, 20, 24), (3, 20, 20)]),  # few shapes, since each is compiled
     seed=st.tuples(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1)),
 )
 def test_any_still_clip_stays_still(
@@ -385,7 +385,7 @@ def test_a_seed_is_a_draw() -> None:
 
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_the_same_pixels_everywhere(per_frame: bool) -> None:
-    """Eagerly, in a graph, in a data set and compiled by XLA."""
+    """Pixels are equal eagerly, in a graph, in a data set, and compiled by XLA."""
     chain = Chain(ALL_ALWAYS, per_frame)
     frames = tf.random.stateless_uniform([6, 3, 20, 24, 3], [0, 0], 0, 256, tf.int32)
     frames, seeds = tf.cast(frames, tf.uint8), seeds_of(6)
@@ -415,7 +415,7 @@ def test_no_augmentation_only_scales() -> None:
 
 
 def views_of_known_values() -> tuple[np.ndarray, tf.Tensor]:
-    """uint8 [3, 2, 2, 4, 4, 3], example b's view v is 40 b + 10 v; seeds [3, 2, 2]."""
+    """Return views uint8 [3, 2, 2, 4, 4, 3] of 40 b + 10 v in view v of example b, and seeds."""
     values = 40 * np.arange(3)[:, None] + 10 * np.arange(2)
     frames = np.broadcast_to(values[:, :, None, None, None, None], (3, 2, 2, 4, 4, 3))
     return frames.astype(np.uint8), tf.reshape(seeds_of(6), [3, 2, 2])

@@ -1,4 +1,4 @@
-"""Convolutions as 2-D ones against TensorFlow's 3-D ones."""
+"""Convolutions computed as 2-D ones equal TensorFlow's 3-D ones."""
 
 from collections.abc import Callable
 
@@ -46,14 +46,14 @@ def conv3d(x: tf.Tensor, kernel: tf.Tensor, strides: tuple) -> tf.Tensor:
 
 
 def assert_same(ours: list[tf.Tensor], expected: list[tf.Tensor]) -> None:
-    """Relative to the size of each tensor: single entries may be near zero."""
+    """Compare relative to the largest entry of a tensor, because entries may be near zero."""
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
 
 
 @pytest.mark.addons
 @pytest.mark.parametrize(("kernel", "strides"), CASES)
-@pytest.mark.parametrize("channels", [3, 9])  # few are stacked over time
+@pytest.mark.parametrize("channels", [3, 9])  # 3 are few, and stacked over time
 @pytest.mark.parametrize("length", [1, 4, 5])
 def test_values_and_gradients_with_unknown_sizes(
     length: int, channels: int, kernel: tuple, strides: tuple

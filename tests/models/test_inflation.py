@@ -13,7 +13,7 @@ from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
 IMAGE = np.random.default_rng(0).uniform(size=(2, 64, 96, 3)).astype(np.float32)
 STILL = np.repeat(IMAGE[:, np.newaxis], 9, axis=1)
-NORMALISED = (IMAGE - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]  # torchvision's figures
+NORMALIZED = (IMAGE - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]  # as torchvision does
 
 
 def assert_same(features: tf.Tensor, expected: np.ndarray) -> None:
@@ -23,7 +23,7 @@ def assert_same(features: tf.Tensor, expected: np.ndarray) -> None:
 
 
 def torch_weights(depth: int) -> dict[str, np.ndarray]:
-    """Under the names of torchvision's `state_dict`."""
+    """Draw random weights under the names of torchvision's `state_dict`."""
     rng = np.random.default_rng(1)
     tensors: dict[str, np.ndarray] = {}
 
@@ -65,7 +65,7 @@ def torch_weights(depth: int) -> dict[str, np.ndarray]:
 def torch_features(
     tensors: dict[str, np.ndarray], x: np.ndarray, is_simclr: bool = False
 ) -> np.ndarray:
-    """torchvision's ResNet in float64; its padding of k // 2 on each side, its epsilon of 1e-5.
+    """Compute torchvision's ResNet: padding of k // 2 on each side, and an epsilon of 1e-5.
 
     SimCLR's differs in the padding of the pool.
     """
@@ -106,8 +106,8 @@ def test_torchvision(depth: int) -> None:
     encoder = inflation.inflate(inflation.from_torch(tensors), "center")
     assert encoder.get_config()["depth"] == depth
     assert encoder.get_config()["temporal_kernels"] == [1, 1, 3, 3]
-    assert_same(encoder(STILL, training=False), torch_features(tensors, NORMALISED))
-    again = ResNet3D.from_config(encoder.get_config())  # what a checkpoint is loaded into
+    assert_same(encoder(STILL, training=False), torch_features(tensors, NORMALIZED))
+    again = ResNet3D.from_config(encoder.get_config())  # as for loading a checkpoint
     again.build()
     again.set_weights(encoder.get_weights())
     np.testing.assert_array_equal(again(STILL), encoder(STILL))
@@ -124,12 +124,12 @@ def test_the_gardens(tmp_path: Path) -> None:
     reader = tf.train.load_checkpoint(prefix)
     tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     encoder = inflation.inflate(inflation.from_garden(tensors), "center")
-    expected = tf.reduce_mean(garden(NORMALISED, training=False)["5"], axis=[1, 2]).numpy()
+    expected = tf.reduce_mean(garden(NORMALIZED, training=False)["5"], axis=[1, 2]).numpy()
     assert_same(encoder(STILL, training=False), expected)
 
 
 def simclr_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """torchvision's bottlenecks under the names of google-research/simclr, tf2/resnet.py."""
+    """Draw bottlenecks under the names of google-research/simclr, tf2/resnet.py."""
     norm = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean"}
     norm["running_var"] = "moving_variance"
     places = {"conv1": (0, "conv2d"), "bn1": (1, "bn"), "conv2": (3, "conv2d"), "bn2": (4, "bn")}
@@ -172,7 +172,9 @@ def test_simclr() -> None:
     assert encoder.get_config()["width"] == 1
     assert_same(encoder(STILL, training=False), torch_features(tensors, IMAGE, is_simclr=True))
     selective = {"model/resnet_model/block_groups/0/layers/0/se_layer/se_reduce/bias": np.zeros(3)}
-    with pytest.raises(ValueError, match="no plain ResNet has: block_groups/0/layers/0/se_layer"):
+    with pytest.raises(
+        ValueError, match="plain ResNet has no tensors block_groups/0/layers/0/se_layer"
+    ):
         inflation.from_simclr({**named, **selective})
 
 
@@ -191,7 +193,7 @@ def test_our_own() -> None:
     assert encoder.stem.conv.kernel.shape[0] == 5
     expected = frames(IMAGE[:, np.newaxis], training=False).numpy()
     assert_same(encoder(STILL, training=False), expected)
-    for count in (1, 2, 16):  # whatever 'same' pads
+    for count in (1, 2, 16):  # different 'same' padding
         assert_same(encoder(STILL[:, :1].repeat(count, axis=1), training=False), expected)
 
 
@@ -208,7 +210,7 @@ def test_mean_inflation_keeps_the_sum_over_time() -> None:
     encoders = [
         inflation.inflate(inflation.from_encoder(encoder_of_frames()), how) for how in inflation.HOW
     ]
-    # Away from the ends of the clip they agree; near them the mean sees zeros.
+    # They agree except near the ends of the clip, where the mean includes zeros.
     long = np.repeat(IMAGE[:1, np.newaxis], 80, axis=1)
     stems = [each.stem(long).numpy()[:, 1:-1] for each in encoders]
     np.testing.assert_allclose(*stems, rtol=1e-4, atol=1e-4 * np.abs(stems[0]).max())
@@ -229,17 +231,17 @@ def test_what_does_not_fit_is_named() -> None:
     missing = {name: value for name, value in tensors.items() if name != "layer2.1.bn2.bias"}
     with pytest.raises(ValueError, match=r"'layer2.1.bn2.bias' is missing"):
         inflation.from_torch(missing)
-    with pytest.raises(ValueError, match=r"no plain ResNet has: layer1.0.se.fc1.weight"):
+    with pytest.raises(ValueError, match=r"plain ResNet has no tensors layer1.0.se.fc1.weight"):
         inflation.from_torch({**tensors, "layer1.0.se.fc1.weight": np.zeros(3)})
     wide = {**tensors, "layer3.0.conv2.weight": np.zeros([512, 256, 3, 3], np.float32)}
     with pytest.raises(ValueError, match=r"\(3, 0, 2\) is \(3, 3, 256, 512\), not"):
         inflation.inflate(inflation.from_torch(wide), "center")
     short = {name: value for name, value in tensors.items() if not name.startswith("layer4.1")}
-    with pytest.raises(ValueError, match=r"\(2, 2, 2, 1\) blocks in the four stages"):
+    with pytest.raises(ValueError, match=r"has \(2, 2, 2, 1\) blocks in its stages"):
         inflation.from_torch(short)
     with pytest.raises(ValueError, match="sees 5 frames"):
         encoder = ResNet3D(10, 0.125)
         encoder.build()
         inflation.from_encoder(encoder)
-    with pytest.raises(ValueError, match="'center'"):
-        inflation.inflated_kernel(np.zeros([1, 1, 1, 1]), 3, "center")
+    with pytest.raises(ValueError, match="No inflation 'middle'; choose one of center, mean"):
+        inflation.inflated_kernel(np.zeros([1, 1, 1, 1]), 3, "middle")

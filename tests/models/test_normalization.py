@@ -1,4 +1,4 @@
-"""Batch normalization by fused kernels against Keras's synchronized layer."""
+"""Batch normalization by fused kernels equals Keras's synchronized layer."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def keras_norm() -> keras.layers.Layer:
 
 
 def outcome(norm: keras.layers.Layer, x: tf.Tensor, training: bool) -> list[np.ndarray]:
-    """Values, gradients of x, gamma and beta, moving statistics."""
+    """Return values, gradients of x, gamma and beta, and moving statistics."""
     channels = x.shape[-1]
     norm.build(x.shape)
     norm.gamma.assign(np.linspace(0.5, 1.5, channels))

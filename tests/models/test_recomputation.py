@@ -1,4 +1,4 @@
-"""Recomputed blocks: the same numbers from less memory."""
+"""Recomputed blocks give the same numbers with less memory."""
 
 import json
 import resource
@@ -17,7 +17,7 @@ CLIPS = np.random.default_rng(0).uniform(size=(4, 4, 32, 32, 3)).astype(np.float
 
 
 def outcome(recompute: bool, depth: int, under_xla: bool) -> dict[str, list[np.ndarray]]:
-    """Features, gradients, and batch normalization's statistics after a step on CLIPS."""
+    """Return features, gradients and moving statistics after a step on CLIPS."""
     keras.utils.set_random_seed(0)
     encoder = ResNet3D(depth, width=0.125, recompute=recompute)
     encoder.build()
@@ -61,7 +61,7 @@ def test_the_same_numbers(
 
 @pytest.mark.slow
 def test_less_memory(child_environment: dict[str, str]) -> None:
-    """Peak of a training step of R3D-50 above what weights and clips take; no SGD, no head."""
+    """Return the peak memory of a step of R3D-50 without weights and clips, head and optimizer."""
     code = "import test_recomputation as this; this.main_memory({})"
     child_environment["PYTHONPATH"] += f":{ROOT / 'tests'}:{ROOT / 'tests' / 'models'}"
     peaks = {}
