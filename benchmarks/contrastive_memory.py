@@ -1,11 +1,11 @@
-"""Memory and time of InfoNCE and its gradient by the global batch, plain against blocked.
+"""Measure memory and time of InfoNCE and its gradient by batch size, plain against blocked.
 
     python benchmarks/contrastive_memory.py
 
-N embeddings of 128 numbers, all of them queries and keys: what one replica does at worst. Each size
-has a process of its own; its peak is counted above what it held with its inputs. Plain InfoNCE is
-left out where its similarities alone would take more than half of the memory. Draws
-contrastive_memory.png.
+All N embeddings of 128 numbers are queries and keys, which is the worst case for a replica. Each
+size runs in a process of its own, whose memory is counted from when it holds the inputs. Plain
+InfoNCE is left out where its similarities alone would need more than half of the memory. The script
+draws contrastive_memory.png.
 """
 
 import json
@@ -25,12 +25,12 @@ PICTURE = Path(__file__).with_suffix(".png")
 
 
 def peak() -> int:
-    """Bytes that this process has held at most."""
+    """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run(size: int, is_blocked: bool) -> None:
-    """Prints bytes above the inputs, and seconds, as JSON."""
+    """Print the bytes needed besides the inputs, and the seconds, as JSON."""
     import tensorflow as tf
 
     from cvrl_tf.losses.info_nce import blocked_info_nce, info_nce
@@ -46,7 +46,9 @@ def run(size: int, is_blocked: bool) -> None:
             mean = tf.reduce_mean(loss)
         return mean, tape.gradient(mean, z)
 
-    gradient(tf.random.stateless_normal([64, EMBEDDING], [0, 0]))  # TensorFlow's own needs
+    gradient(
+        tf.random.stateless_normal([64, EMBEDDING], [0, 0])
+    )  # allocates what TensorFlow itself needs
     z = tf.random.stateless_normal([size, EMBEDDING], [0, 1])
     before, begin = peak(), time.perf_counter()
     mean = float(gradient(z)[0])
@@ -55,6 +57,7 @@ def run(size: int, is_blocked: bool) -> None:
 
 
 def measured(size: int, is_blocked: bool) -> dict[str, float]:
+    """Call `run` in a process of its own and return its figures."""
     command = [sys.executable, __file__, str(size), str(int(is_blocked))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     found = json.loads(done.stdout.splitlines()[-1])

@@ -1,10 +1,10 @@
-"""Videos to features, against the bare model on clips that lie in memory.
+"""Measure videos to features, against the model alone on clips in memory.
 
     python benchmarks/embed.py
 
-R3D-50 with random weights, ten clips of 16x224x224 in three crops a video, as in the paper. `embed`
-decodes, cuts and encodes videos of 300 frames of 340x256 on the same cores; the model alone has the
-same number of views.
+The model is R3D-50 with random weights, on ten clips of 16x224x224 in three crops for each video,
+as in the paper. `embed` decodes videos of 300 frames of 340x256, cuts and encodes clips on the same
+cores. The model alone encodes the same number of views.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ VIEWS = VIDEOS * CLIPS * CROPS
 
 
 def main() -> None:
-    # Here, for the processes that decode import this file too, and do without TensorFlow.
+    # Here, because the processes that decode import this file too and need no TensorFlow.
     import tensorflow as tf
 
     from cvrl_tf import checkpoints

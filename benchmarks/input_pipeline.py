@@ -1,17 +1,17 @@
-"""Records to training views, against the Model Garden's ops.
+"""Measure records to training views, against the Model Garden's ops.
 
     python benchmarks/input_pipeline.py
 
-A sample is two views of 16 frames, stride 2, of a video of 300 frames of 340x256 at 25 KB each. In
-the probe it is one clip of 32, cropped and flipped only. All begin with the same serialized
-records, in memory: reading them costs everybody the same. Where a ratio's name says nothing else,
-it is for 224x224 and one thread.
+A sample is two views of 16 frames, stride 2, of a video of 300 frames of 340x256 at 25 KB each. For
+the probe it is one clip of 32 frames, which is cropped and flipped only. All contenders start from
+the same serialized records in memory. A ratio is for 224x224 and one thread unless its name says
+otherwise.
 
 garden: `Decoder` and `_process_image`, to float32, with the authors' photometric ops.
-host: what our `Pipeline` makes of a record, uint8 and seeds, where the accelerator takes over.
-whole: that and the same photometric ops on the host.
-limit: decoding as many whole frames, nothing else.
-torchvision, torchcodec: see torch_input.py; they run on their own, so they make no ratio.
+host: our `Pipeline`, to uint8 and seeds, which is the input of the accelerator.
+whole: our `Pipeline` and the same photometric ops on the host.
+limit: decoding of the same number of whole frames.
+torchvision, torchcodec: see torch_input.py. They run separately, so there is no ratio.
 """
 
 import json
@@ -38,16 +38,16 @@ from cvrl_tf.data import clips, pipeline, records, schema, views
 HEIGHT, WIDTH = 256, 340
 VIDEOS = 4
 STRIDE = 2
-FRAMES = 32  # of a sample
-SAMPLES = 20  # of a round
+FRAMES = 32  # in a sample
+SAMPLES = 20  # in a round
 ROUNDS = 5
 
-# Makes an iterator, of which `next` is one sample.
+# Returns an iterator over samples.
 Contender = Callable[[], Iterator]
 
 
 def write_records(folder: Path) -> None:
-    """Pans over textures; a texture at three quarters of the size makes JPEGs of 25 KB."""
+    """Write pans over textures. Textures are enlarged by 4/3 so that JPEGs have 25 KB."""
     shard = "train-00000-of-00001"
     scene = (HEIGHT + preparation.LENGTH // 2, WIDTH + preparation.LENGTH)
     with tf.io.TFRecordWriter(str(folder / shard)) as writer:
@@ -87,7 +87,7 @@ def of_garden(folder: Path, threads: int, size: int, is_ssl: bool) -> tf.data.Da
 
 
 def photometric() -> ViewChains:
-    """The preset of gin/common/augment_asymmetric.gin, which is the Garden's."""
+    """Return the augmentation of gin/common/augment_asymmetric.gin, which is the Garden's."""
     color: list[Augmentation] = [ColorJitter(), Grayscale()]
     return ViewChains(
         [
@@ -132,7 +132,7 @@ def on_threads(data: tf.data.Dataset, threads: int) -> Contender:
 
 
 def of_torch(folder: Path) -> dict[str, float | str]:
-    """Milliseconds, or what is missing; of the first video."""
+    """Return milliseconds for the first video, or what is not installed."""
     frames = records.parse(next(iter(serialized(folder))))["frames"]
     for t, jpeg in enumerate(frames.numpy()):
         (folder / f"{t:03d}.jpg").write_bytes(jpeg)
@@ -147,7 +147,7 @@ def of_torch(folder: Path) -> dict[str, float | str]:
 
 
 def cases(folder: Path, threads: int) -> dict[str, dict[str, Contender]]:
-    """Contenders by name, in groups that take turns."""
+    """Return contenders by case and name. Those of a case take turns."""
 
     def pretraining(size: int) -> dict[str, Contender]:
         pair = clips.DecreasingPair(FRAMES // 2, STRIDE)
@@ -169,10 +169,10 @@ def cases(folder: Path, threads: int) -> dict[str, dict[str, Contender]]:
 
 
 def alternate(contenders: dict[str, Contender]) -> dict[str, list[float]]:
-    """Seconds a sample in each round; they take turns, so that noise meets all alike.
+    """Run the contenders in turn and return seconds for a sample by round.
 
-    Each begins with a new iterator, because an old one's buffers have filled up in the meantime.
-    The first two samples, which build graphs, don't count.
+    Each round makes new iterators, because the buffers of an old one fill up while others run. The
+    first two samples build graphs and do not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
@@ -184,15 +184,15 @@ def alternate(contenders: dict[str, Contender]) -> dict[str, list[float]]:
             for _ in range(SAMPLES):
                 next(iterator)
             seconds[name].append((time.perf_counter() - begin) / SAMPLES)
-            del iterator  # stops what prepares the next samples
+            del iterator  # stops the preparation of further samples
             print(f"  {name}: {1000 * seconds[name][-1]:.1f} ms", file=sys.stderr)
     return seconds
 
 
 def seconds_of(folder: Path, threads: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds a sample in each round, by case and contender.
+    """Return seconds for a sample in each round, by case and contender.
 
-    To be called in a process of its own: TensorFlow's thread pools are made once.
+    Call this in a process of its own: the thread pools of TensorFlow can't be changed later.
     """
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     tf.config.threading.set_intra_op_parallelism_threads(threads)

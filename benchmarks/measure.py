@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating runs, and the line that ends each of them."""
+"""Timing and reporting that the benchmarks share."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ from typing import Any
 def alternate(
     contenders: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds that each takes, in each round; they take turns, so that noise meets all alike."""
+    """Run the contenders in turn, so that noise affects all alike, and return seconds by round."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -27,18 +27,18 @@ def alternate(
 
 
 def speed_up(seconds: dict[str, list[float]], ours: str, theirs: str) -> float:
-    """Median over the rounds of their time / our time."""
+    """Return the median over the rounds of their time / our time."""
     pairs = zip(seconds[theirs], seconds[ours], strict=True)
     return round(statistics.median(theirs / ours for theirs, ours in pairs), 3)
 
 
 def report(script: str, ratios: dict[str, float], **figures: Any) -> None:
-    """Prints one JSON object as the last line, and keeps it beside the script.
+    """Print one JSON object as the last line, and write it to a file next to the script.
 
     Args:
-      script: its `__file__`.
-      ratios: speed-ups; above 1 ours is faster.
-      figures: whatever else was measured.
+      script: `__file__` of the script.
+      ratios: speed-ups; ours is faster above 1.
+      figures: other measurements.
     """
     result = {
         "ratios": ratios,

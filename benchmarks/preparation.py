@@ -1,10 +1,10 @@
-"""Videos to records, against ffmpeg writing JPEG files; memory of a worker.
+"""Measure videos to records, against ffmpeg writing JPEG files, and the memory of a worker.
 
     python benchmarks/preparation.py
 
-Both use all cores: ours one worker a core, ffmpeg one process with one thread a core. Both scale
-the short side to 256 and write JPEGs of like size and quality. The videos are made here: textures
-with the spectrum of natural images, moving, as H.264.
+Both use all cores: ours has one worker for each core, ffmpeg one process with one thread for each
+core. Both scale the short side to 256 and write JPEGs of similar size and quality. The videos are
+made here: H.264 of moving textures with the spectrum of natural images.
 """
 
 import functools
@@ -29,7 +29,7 @@ LENGTH, RATE = 300, 30  # ten seconds, as in Kinetics
 
 
 def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [height, width, 3]: noise whose amplitude falls as f^-1.5, mostly in brightness."""
+    """Draw noise whose amplitude falls as f^-1.5, mostly in brightness: uint8 [H, W, 3]."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
     noise = np.fft.rfft2(rng.normal(size=(4, height, width))) / frequency**1.5
@@ -39,7 +39,7 @@ def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_video(path: Path, width: int, height: int, seed: int) -> None:
-    """A slow pan, and an object that crosses it."""
+    """Write a slow pan that an object crosses."""
     rng = np.random.default_rng(seed)
     scene = texture(height + LENGTH // 2, width + LENGTH, rng)
     object_ = texture(height // 3, height // 3, rng)
@@ -73,18 +73,8 @@ def with_ffmpeg(videos: Path, output: Path) -> None:
         folder = output / video.stem
         folder.mkdir(parents=True)
         command = [FFMPEG, "-loglevel", "error", "-threads", "1", "-i", str(video), "-an"]
-        command += [
-            "-vf",
-            "scale=-2:256",
-            "-threads",
-            "1",
-            "-qmin",
-            "1",
-            "-q:v",
-            "1",
-            str(folder / "%06d.jpg"),
-        ]
-        subprocess.run(command, check=True)
+        command += ["-vf", "scale=-2:256", "-threads", "1", "-qmin", "1", "-q:v", "1"]
+        subprocess.run([*command, str(folder / "%06d.jpg")], check=True)
 
     with ThreadPoolExecutor(CORES) as pool:
         list(pool.map(convert, sorted(videos.iterdir())))
@@ -92,6 +82,32 @@ def with_ffmpeg(videos: Path, output: Path) -> None:
 
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def memory_of_worker(work: Path) -> int:
+    """Prepare ten minutes of 1080p and return the peak memory of the worker, in MB."""
+    print("ten minutes of 1920x1080", file=sys.stderr)
+    write_video(work / "short.mp4", 1920, 1080, seed=0)
+    (work / "long").mkdir()
+    command = [FFMPEG, "-loglevel", "error", "-stream_loop", "59", "-i", str(work / "short.mp4")]
+    subprocess.run([*command, "-c", "copy", str(work / "long" / "long.mp4")], check=True)
+    child = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    output = work / "long records"
+    tool = [str(ROOT / "tools" / "make_tfrecords.py"), f"--input={work / 'long'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", child, *tool, f"--output={output}"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    info = json.loads((output / "dataset_info.json").read_text())
+    assert info["splits"]["train"]["num_frames"] == 60 * LENGTH
+    return round(int(done.stdout.split()[-1]) * 1024 / 1e6)
 
 
 def main() -> None:
@@ -120,42 +136,7 @@ def main() -> None:
                 "ours": round(size_of(work / "records") / 1e6, 1),
                 "ffmpeg": round(size_of(work / "jpegs") / 1e6, 1),
             }
-        print("ten minutes of 1920x1080", file=sys.stderr)
-        write_video(work / "short.mp4", 1920, 1080, seed=0)
-        (work / "long").mkdir()
-        command = [
-            FFMPEG,
-            "-loglevel",
-            "error",
-            "-stream_loop",
-            "59",
-            "-i",
-            str(work / "short.mp4"),
-        ]
-        subprocess.run([*command, "-c", "copy", str(work / "long" / "long.mp4")], check=True)
-        child = (
-            "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "finally: print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        )
-        tool = str(ROOT / "tools" / "make_tfrecords.py")
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                child,
-                tool,
-                f"--input={work / 'long'}",
-                f"--output={work / 'l'}",
-            ],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        figures["worker_megabytes_10_min_1080p"] = round(int(done.stdout.split()[-1]) * 1024 / 1e6)
-        info = json.loads((work / "l" / "dataset_info.json").read_text())
-        assert info["splits"]["train"]["num_frames"] == 60 * LENGTH
+        figures["worker_megabytes_10_min_1080p"] = memory_of_worker(work)
     measure.report(__file__, ratios, **figures)
 
 

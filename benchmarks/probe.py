@@ -1,11 +1,11 @@
-"""The linear probe on cached features against one that encodes every clip in every epoch.
+"""Measure the linear probe on cached features, against one that encodes in every epoch.
 
     python benchmarks/probe.py
 
-100 epochs over 960 synthetic videos and a test on 120, with a random R3D-18, no augmentation:
-once by `Classifier` in the training loop, as in the paper's protocol (there with augmentation, so
-that it has to encode anew), once on features that passed the encoder once. Both begin at zero and
-take the same steps, over the whole training set each, so they must end with the same accuracy.
+Both train for 100 epochs on 960 synthetic videos and test on 120, with a random R3D-18 and without
+augmentation. One uses `Classifier` in the training loop, as the paper does (there augmentation
+makes it necessary to encode in every epoch). The other encodes each video once. Both start at zero,
+and a step is over the whole training set, so they must end with the same accuracy.
 """
 
 import subprocess
@@ -34,7 +34,7 @@ TRAIN, TEST, EPOCHS, LEARNING_RATE, CLASSES = 960, 120, 100, 2.0, 12
 
 
 def make_records(folder: Path) -> Path:
-    """Of the demo's videos."""
+    """Make records of the demo videos and return their folder."""
     videos, records = folder / "videos", folder / "records"
 
     def call(tool: str, *flags: str) -> None:
@@ -55,7 +55,7 @@ def views_of(records: Path, split: str) -> pipeline.Pipeline:
 
 
 def encoder(records: Path) -> keras.Model:
-    """At random, with the batch normalization statistics of the data."""
+    """Return a random encoder with the batch normalization statistics of the data."""
     weights = records / "encoder.npz"
     keras.utils.set_random_seed(0)
     model = ResNet3D(depth=18, width=0.5)
@@ -69,7 +69,7 @@ def encoder(records: Path) -> keras.Model:
 
 
 def re_encoded(records: Path, folder: Path) -> float:
-    """Top-1 of the probe that encodes in every epoch."""
+    """Return top-1 of the probe that encodes in every epoch."""
     run = Run(
         model_dir=folder,
         train_data=views_of(records, "train"),
@@ -100,7 +100,7 @@ def cached(
     learning_rates: tuple[float, ...] = (LEARNING_RATE,),
     weight_decays: tuple[float, ...] = (0.0,),
 ) -> float:
-    """Top-1 of the probe on features that are computed here, by the same settings or a sweep."""
+    """Return top-1 of the probe on cached features, with the same settings or with a sweep."""
     store, model = FeatureStore(folder), encoder(records)
     made_of = checkpoints.fingerprint(model)
     train, test = (

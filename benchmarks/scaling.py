@@ -1,13 +1,14 @@
-"""What several replicas cost: gather, loss and all-reduce by processes and embedding size.
+"""Measure the cost of replicas: gather, loss and all-reduce by processes and embedding size.
 
     python benchmarks/scaling.py
 
-Starts 1, 2 and 4 processes on loopback, a replica each, under `MultiWorkerMirroredStrategy`, and
-times in all of them together: the gather of 64 embeddings a replica, InfoNCE and the gradient,
-with our gather and with TensorFlow's `all_gather`; and the sum of the gradients of R3D-50 over the
-replicas. Processes share this machine's cores, so more of them are slower whatever the code does.
+The script starts 1, 2 and 4 processes on loopback under `MultiWorkerMirroredStrategy`, with one
+replica each. It measures the gather of 64 embeddings of each replica with InfoNCE and the gradient,
+with our gather and with TensorFlow's `all_gather`, and the sum of the gradients of R3D-50 over the
+replicas. The processes share the cores of this machine, so more processes are slower in any case.
 
-Then a model on paper, not a measurement, of one step of up to 1,024 replicas. Draws scaling.png.
+It then computes a model (not a measurement) of a step of up to 1,024 replicas, and draws
+scaling.png.
 """
 
 import json
@@ -29,7 +30,7 @@ PICTURE = Path(__file__).with_suffix(".png")
 
 
 class Network(NamedTuple):
-    """Of the model on paper: what a replica sends, in bytes/s, and how long a message takes, s."""
+    """A network of the model: bandwidth of a replica, bytes/s, and latency of a message, s."""
 
     bandwidth: float
     latency: float
@@ -39,13 +40,13 @@ NETWORKS = {
     "10 Gb/s a replica": Network(1.25e9, 20e-6),
     "100 Gb/s a replica": Network(12.5e9, 5e-6),
 }
-# A replica with 8 videos, so 16 clips of 16x224x224 at 277 GFLOP each (see train_step.json, four
-# times the pixels), on an accelerator that sustains 50 TFLOP/s; float32 gradients of R3D-50.
+# A replica has 8 videos: 16 clips of 16x224x224 at 277 GFLOP each (train_step.json, with four times
+# the pixels). Its accelerator sustains 50 TFLOP/s. The gradients of R3D-50 are float32.
 STEP_FLOP, FLOP_PER_SECOND, GRADIENT_BYTES, CLIPS = 16 * 277e9, 50e12, 4 * 36e6, 16
 
 
 def on_paper(replicas: int, network: Network, embedding: int = 128) -> dict[str, float]:
-    """Seconds of a step by part, nothing overlapping; rings that send 2 (R-1) / R of the data."""
+    """Compute seconds of a step by part, without overlap; rings send 2 (R-1) / R of the data."""
     hops = 2 * (replicas - 1)
 
     def all_reduce(size: float) -> float:
@@ -54,16 +55,16 @@ def on_paper(replicas: int, network: Network, embedding: int = 128) -> dict[str,
     keys = replicas * CLIPS
     return {
         "compute": STEP_FLOP / FLOP_PER_SECOND,
-        # The sum of rows that are zero but in one replica, and the same of their gradients.
+        # A sum of rows that are zero in all replicas but one, and a sum of their gradients.
         "gather": 2 * all_reduce(4 * keys * embedding),
-        # Products of queries and keys: one forward, two for the gradients.
+        # Products of queries and keys: one forward, two for gradients.
         "loss": 3 * 2 * CLIPS * keys * embedding / FLOP_PER_SECOND,
         "all-reduce": all_reduce(GRADIENT_BYTES),
     }
 
 
 def run(rounds: int) -> None:
-    """One process of the cluster; the first prints medians of seconds, as JSON."""
+    """Be one process of the cluster. The first one prints seconds by contender, as JSON."""
     import tensorflow as tf
 
     from cvrl_tf import distribution
@@ -113,13 +114,14 @@ def run(rounds: int) -> None:
         for name, step in contenders.items():
             begin = time.perf_counter()
             tf.nest.map_structure(lambda x: x.numpy(), strategy.experimental_local_results(step()))
-            if turn:  # the first one traces
+            if turn:  # the first turn traces
                 found[name].append(time.perf_counter() - begin)
     if strategy.cluster_resolver.task_id == 0:
         print(json.dumps(found))
 
 
 def measured(processes: int) -> dict[str, list[float]]:
+    """Start a cluster and return seconds by contender."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(processes)]
     cluster = {"worker": [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]}
     for each in sockets:

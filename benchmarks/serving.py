@@ -1,12 +1,12 @@
-"""Ten minutes of requests to the server, good and bad ones; what it answers, and how it fares.
+"""Measure answers, latency and memory of the server over ten minutes of good and bad requests.
 
     python benchmarks/serving.py
 
-R3D-18 with random weights, three clips of 16x112x112 a video, on loopback. Eight clients send, one
-request after the other: videos, whose features are compared; videos with damage, some of which
-still decode; files that are too large, empty, or no videos; and one client sends a byte now and
-then. The ratio is the rate of good videos when nothing else is sent, against the bare model on as
-many clips.
+The model is R3D-18 with random weights, on three clips of 16x112x112 for each video. Eight clients
+on loopback send one request after another: videos, whose features are compared; damaged videos,
+some of which still decode; files that are too large, empty, or no videos. One more client sends
+single bytes with pauses. The ratio is the rate of good videos when nothing else is sent, against
+the model alone on the same number of clips.
 """
 
 import collections
@@ -42,7 +42,7 @@ MAX_MEGABYTES = 5
 
 
 def damaged(video: bytes, rng: random.Random) -> bytes:
-    """Cut, beheaded, with holes, or with some bytes changed."""
+    """Cut off the end or the start of a video, zero a part of it, or change some bytes."""
     kind = rng.randrange(4)
     at = rng.randrange(len(video))
     if kind == 0:
@@ -59,7 +59,7 @@ def damaged(video: bytes, rng: random.Random) -> bytes:
 
 
 class Clients:
-    """Requests, and what became of them."""
+    """Clients that send requests and count the answers."""
 
     def __init__(self, port: int, videos: list[bytes], features: np.ndarray) -> None:
         self.port, self.videos, self.features = port, videos, features
@@ -74,7 +74,7 @@ class Clients:
             connection.request("POST", "/embed", body)
             response = connection.getresponse()
             return response.status, response.read()
-        except (BrokenPipeError, ConnectionResetError):  # sent away before all was sent
+        except (BrokenPipeError, ConnectionResetError):  # refused before everything was sent
             return 413, b""
         finally:
             connection.close()
@@ -108,12 +108,12 @@ class Clients:
                 self.wrong.append(f"{kind}: {status} {answer[:200]!r}")
 
     def slow(self, end: float) -> None:
-        """Announces much and sends a byte now and then, until it is sent away; again and again."""
+        """Announce a long body and send single bytes until the server answers; repeat."""
         head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
         while time.monotonic() < end:
             with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
                 connection.sendall(head)
-                # Who sends to a connection that is closed is told so by a reset, after the answer.
+                # The server answers and closes; sending to a closed connection gives a reset.
                 with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                     while not select.select([connection], [], [], 0.5)[0]:
                         connection.sendall(b"x")
@@ -121,7 +121,7 @@ class Clients:
             self.counts["slow", int(answer.split()[1])] += 1
 
     def run(self, seconds: float, only_good: bool) -> float:
-        """Good videos a second."""
+        """Send requests for some seconds and return the good videos per second."""
         self.latencies.clear()
         end = time.monotonic() + seconds
 
@@ -140,7 +140,7 @@ class Clients:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of a process and its children, what they share counted once."""
+    """Return bytes of a process and its children, counting shared memory once."""
     total = 0
     for process in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():

@@ -1,10 +1,10 @@
-"""What `input_pipeline.py` asks of PyTorch: milliseconds a sample, as one JSON object.
+"""Measure a sample in PyTorch for `input_pipeline.py`, and print milliseconds as JSON.
 
     python benchmarks/torch_input.py FOLDER
 
-The folder holds the frames of a video as *.jpg, and video.mp4. A process of its own, because
-TensorFlow and PyTorch with CUDA bring two LLVMs, which may not be loaded together. Nothing here is
-a dependency of the project: what is not installed is reported as that.
+The folder has the frames of a video as *.jpg, and video.mp4. This is a process of its own, because
+TensorFlow and PyTorch with CUDA have two LLVMs, which can't be loaded together. The packages are no
+dependencies of the project; the output says which are not installed.
 """
 
 import json
@@ -22,14 +22,14 @@ SAMPLES, ROUNDS = 20, 5
 
 
 def indices(length: int) -> list[range]:
-    """Of two clips, anywhere."""
+    """Draw the frames of two clips."""
     reach = (CLIP - 1) * STRIDE + 1
     starts = [random.randrange(length - reach + 1) for _ in range(2)]
     return [range(start, start + reach, STRIDE) for start in starts]
 
 
 def milliseconds(sample: Callable[[], object]) -> float:
-    """Median of the rounds."""
+    """Return the median time of a sample over the rounds."""
     sample()
     rounds = []
     for _ in range(ROUNDS):
@@ -41,7 +41,7 @@ def milliseconds(sample: Callable[[], object]) -> float:
 
 
 def torchvision_transforms(folder: Path) -> float | str:
-    """Two views like the Model Garden's; a call of a transform is one draw, so a clip is a call."""
+    """Make two views like the Model Garden's. Transforms draw once a call, so a call is a clip."""
     try:
         import torch
         from torchvision.io import decode_jpeg, read_file
@@ -69,7 +69,7 @@ def torchvision_transforms(folder: Path) -> float | str:
 
 
 def torchcodec_decoding(folder: Path) -> float | str:
-    """As many whole frames of the same video as H.264, nothing else."""
+    """Decode the same number of whole frames of the video as H.264."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError):  # it needs FFmpeg's libraries too

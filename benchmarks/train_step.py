@@ -1,12 +1,13 @@
-"""A whole training step against the Model Garden's R3D-50, and memory with recomputation.
+"""Measure a training step against the Model Garden's R3D-50, and memory with recomputation.
 
     python benchmarks/train_step.py
 
-Forward, InfoNCE, gradient, SGD with momentum, with the same head and loss, 4 clips of 16x112x112.
-The Garden's network is the one of the authors' YAML, which sets `use_sync_bn: true`; without it for
-comparison. Contenders take turns; those under XLA among themselves. GFLOP/s count the encoder's
-convolutions, and stand beside what a single large convolution reaches here. Memory is the peak of
-one step above what the process held before it, with 16 clips, in processes of their own.
+A step is forward, InfoNCE, gradient, and SGD with momentum, on 4 clips of 16x112x112. Head and loss
+are the same. The Garden's network is that of the authors' YAML, which sets `use_sync_bn: true`; it
+is also measured without. Contenders take turns; those under XLA have a race of their own. GFLOP/s
+count the convolutions of the encoder; compare them with those of a single large convolution. Memory
+is the peak of one step with 16 clips, minus what the process needed before it, in a process of its
+own.
 """
 
 import json
@@ -31,7 +32,7 @@ ROUNDS, ROUNDS_UNDER_XLA = 9, 4
 
 
 def garden(use_sync_bn: bool = True) -> keras.Model:
-    """R3D-50 of the authors' YAML, which is not the Garden's default, and pooling."""
+    """Build the R3D-50 of the authors' YAML, which is not the Garden's default, with pooling."""
     from official.vision.modeling.backbones import resnet_3d
 
     backbone = resnet_3d.ResNet3D(
@@ -53,7 +54,7 @@ def garden(use_sync_bn: bool = True) -> keras.Model:
 
 
 class Contender:
-    """An encoder with a head and an optimizer; calling it makes a step and waits for the loss."""
+    """An encoder with a head and an optimizer. A call makes a step and waits for the loss."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Contender:
         return float(self._step())
 
     def gflop(self) -> float:
-        """Of the encoder's convolutions in a step: forward, and both gradients but the frames'."""
+        """Count the encoder's convolutions, forward and both gradients, except those of frames."""
         encode = tf.function(lambda frames: self.encoder(frames, training=False))
         graph = encode.get_concrete_function(tf.TensorSpec([BATCH, *CLIP])).graph
         each = [
@@ -98,7 +99,7 @@ class Contender:
 
 
 def peak_gflops(rounds: int = 5) -> dict[str, float]:
-    """GFLOP/s of a 3x3 convolution of 256 channels, the best of several."""
+    """Return the best GFLOP/s of a 3x3 convolution of 256 channels."""
     runs = {}
     for kind in (tf.float32, tf.bfloat16):
         x, kernel = tf.ones([32, 28, 28, 256], kind), tf.ones([3, 3, 256, 256], kind)
@@ -110,13 +111,13 @@ def peak_gflops(rounds: int = 5) -> dict[str, float]:
 
 def raced(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
     for name, step in contenders.items():
-        print(f"{name}: loss {step():.4f}", file=sys.stderr)  # and compiled
+        print(f"{name}: loss {step():.4f}", file=sys.stderr)  # compiles the step too
         step()
     return measure.alternate(contenders, rounds)
 
 
 def print_memory(recompute: bool) -> None:
-    """Bytes above what the process held before the step."""
+    """Print the bytes that the process needs for a step."""
     step = Contender(lambda: ResNet3D(50, recompute=recompute), batch=BATCH_FOR_MEMORY)
     step.trace()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
