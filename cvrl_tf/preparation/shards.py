@@ -1,20 +1,17 @@
-"""Worker processes that write shards: a video that kills or hangs one costs only itself.
+"""Writes shards of records with worker processes.
 
-The workers do without TensorFlow, which takes seconds and 300 MB to load.
+A video that kills or hangs its decoder is skipped; the videos beside it are written.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import errno
-import multiprocessing
 import os
-import signal
 import threading
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import BinaryIO, cast
+from concurrent.futures import Future
+from typing import BinaryIO
 
 from etils import epath
 from tqdm import tqdm
@@ -31,16 +28,17 @@ from cvrl_tf.preparation.decoding import (
     quiet,
 )
 from cvrl_tf.preparation.manifest import Outcome
+from cvrl_tf.preparation.workers import TaskTimeout, WorkerDied, WorkerPool, WorkerStartError
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that a worker needs to know; the same for every shard.
+    """What the workers must know; the same for every shard.
 
     Attributes:
-      output: folder of the shards.
-      labels: sorted class names.
-      frames: how they are stored.
+      output: Folder of the shards.
+      labels: Class names, sorted.
+      frames: How frames are stored.
     """
 
     output: epath.Path
@@ -49,12 +47,12 @@ class Job:
 
 
 def manifest_of(output: epath.Path, shard: str) -> epath.Path:
-    """Where a worker tells what became of a shard's videos, before the shard takes its name."""
+    """Returns the path of a shard's manifest, which is written before the shard gets its name."""
     return output / f".{shard}.jsonl"
 
 
 def is_done(output: epath.Path, shard: str) -> bool:
-    """Whether a shard is whole: its manifest is there, and so is the shard if it has records."""
+    """Returns whether a shard is complete: its manifest exists, and the shard if it has records."""
     path = manifest_of(output, shard)
     if not path.exists():
         return False
@@ -68,127 +66,95 @@ def write_shards(
     timeout: float = 600.0,
     stop: threading.Event | None = None,
 ) -> None:
-    """Writes shards with the processes of this machine.
+    """Writes shards with worker processes of this machine.
 
     Args:
-      shards: the videos of each, in the order of its records.
-      job: what to do with them.
-      workers: processes; by default one for every core that this process may use.
-      timeout: seconds for one video, after which its decoder is taken to hang.
-      stop: ends the work when it is set; for callers that show progress themselves.
+      shards: The videos of each shard, in the order of its records.
+      job: How they are written.
+      workers: Number of processes; by default one for each core that this process may use.
+      timeout: Seconds for one video, after which it is skipped.
+      stop: Ends the work when it is set. If it is given, no progress bar is shown.
 
     Raises:
-      RuntimeError: a worker failed for a reason that lies in no video.
+      RuntimeError: A shard can't be written, for a reason that lies in no video.
     """
-    WorkerPool(shards, job, timeout, stop).run(workers or len(os.sched_getaffinity(0)))
+    if shards:
+        _ShardWriter(shards, job, timeout, stop).run(workers or len(os.sched_getaffinity(0)))
 
 
-class WorkerPool:
-    """The workers, seen from the process that hands out the shards.
-
-    A worker asks for a shard by sending None, sends an outcome a video, and asks again. When one
-    dies its pipe ends: the video it was at is given up, and another worker begins the shard anew.
-    So it goes with one that has been silent for too long.
-    """
+class _ShardWriter:
+    """Hands shards to a worker pool, and begins a shard again without the video that broke it."""
 
     def __init__(
         self,
         shards: dict[str, list[Video]],
         job: Job,
         timeout: float,
-        stop: threading.Event | None = None,
+        stop: threading.Event | None,
     ) -> None:
-        """Args:
-        shards: the videos of each, in the order of its records.
-        job: what to do with them.
-        timeout: seconds for one video.
-        stop: see `write_shards`; without it there is a progress bar.
-        """
-        self._shards = shards
+        self._shards = {name: list(videos) for name, videos in shards.items()}
         self._job = job
         self._timeout = timeout
         self._todo = collections.deque(shards)
         self._done: dict[str, list[Outcome]] = {name: [] for name in shards}
         self._given_up: dict[str, list[Outcome]] = {name: [] for name in shards}
-        self._processes: dict[Connection, BaseProcess] = {}
-        self._at_work: dict[Connection, str] = {}
-        self._heard: dict[Connection, float] = {}
         self._frames = 0
         total = sum(len(videos) for videos in shards.values())
         self._bar = tqdm(total=total, unit=" videos", disable=stop is not None)
+        self._lock = threading.Lock()  # of the bar, for outcomes come in several threads
         self._stop = stop or threading.Event()
 
-    def run(self, workers: int) -> None:
+    def run(self, num_workers: int) -> None:
         """Writes all shards."""
+        num_workers = min(num_workers, len(self._shards))
+        running: dict[Future[None], str] = {}
+        with self._bar, WorkerPool(num_workers, _prepare_process) as pool:
+            while (self._todo or running) and not self._stop.is_set():
+                while self._todo and len(running) < num_workers:
+                    name = self._todo.popleft()
+                    running[self._submit(pool, name)] = name
+                done, _ = concurrent.futures.wait(
+                    running, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    self._finish(running.pop(future), future)
+
+    def _submit(self, pool: WorkerPool, name: str) -> Future[None]:
+        def on_outcome(outcome: Outcome) -> None:
+            with self._lock:
+                self._done[name].append(outcome)
+                self._show(outcome)
+
+        arguments = name, self._shards[name], self._given_up[name], self._job
+        return pool.submit(_write_shard, *arguments, timeout=self._timeout, on_message=on_outcome)
+
+    def _finish(self, name: str, future: Future[None]) -> None:
+        """Looks at how a shard ended; begins it again if a video broke its worker."""
         try:
-            for _ in range(min(workers, len(self._shards))):
-                self._hire()
-            while self._processes and not self._stop.is_set():
-                for connection in wait(list(self._processes), timeout=1.0):
-                    self._hear(cast(Connection, connection))
-                self._dismiss_the_silent()
-        finally:
-            for process in self._processes.values():
-                process.terminate()
-                process.join()
-            self._bar.close()
+            future.result()
+        except WorkerDied as error:
+            self._give_up(name, f"the process that read it died, exit code {error.exit_code}")
+        except TaskTimeout:
+            self._give_up(name, f"not decoded within {self._timeout:g} s")
+        except WorkerStartError as error:
+            raise RuntimeError(f"A worker failed outside any video: {error}") from error
+        except Exception as error:
+            raise RuntimeError(
+                f"A shard can't be written to {os.fspath(self._job.output)!r}: "
+                f"{type(error).__name__}: {error}. Interrupted runs resume: remove the cause and "
+                "rerun the same command."
+            ) from error
 
-    def _hire(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, self._job), daemon=True)
-        # Blocked signals are inherited: Ctrl-C reaches this process alone, which ends the others.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-            self._processes[here] = process
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        there.close()  # or the pipe would not end with the worker
-
-    def _hear(self, connection: Connection) -> None:
-        self._heard[connection] = time.monotonic()
-        try:
-            message = connection.recv()
-            if isinstance(message, Outcome):
-                self._done[self._at_work[connection]].append(message)
-                self._show(message)
-            elif message is not None:
-                raise RuntimeError(message)
-            elif self._todo:
-                name = self._at_work[connection] = self._todo.popleft()
-                connection.send((name, self._shards[name], self._given_up[name]))
-            else:
-                connection.close()
-                self._at_work.pop(connection, None)
-                self._processes.pop(connection).join()
-        except (EOFError, ConnectionError):
-            exit_code = self._replace(connection)
-            self._give_up(connection, f"the process that read it died, exit code {exit_code}")
-
-    def _dismiss_the_silent(self) -> None:
-        for connection in list(self._at_work):
-            if time.monotonic() - self._heard[connection] > self._timeout:
-                self._processes[connection].kill()
-                self._replace(connection)
-                self._give_up(connection, f"not decoded within {self._timeout:g} s")
-
-    def _replace(self, connection: Connection) -> int | None:
-        """Buries a worker and hires another; returns the exit code."""
-        process = self._processes.pop(connection)
-        process.join()
-        self._hire()
-        return process.exitcode
-
-    def _give_up(self, connection: Connection, reason: str) -> None:
-        """Takes the video at which a worker was out of its shard, which is begun anew."""
-        name = self._at_work.pop(connection, None)
-        if name is None or len(self._done[name]) == len(self._shards[name]):
+    def _give_up(self, name: str, reason: str) -> None:
+        """Takes the video that its worker was at out of a shard, which is begun again."""
+        done = self._done[name]
+        if len(done) == len(self._shards[name]):
             raise RuntimeError(f"A worker failed outside any video: {reason}.")
-        video = self._shards[name].pop(len(self._done[name]))
+        video = self._shards[name].pop(len(done))
         self._given_up[name].append(Outcome(video.name, video.label, name, reason))
-        self._bar.update(1 - len(self._done[name]))
-        self._done[name].clear()
+        with self._lock:
+            self._bar.update(1 - len(done))
+        done.clear()
         self._todo.appendleft(name)
 
     def _show(self, outcome: Outcome) -> None:
@@ -199,22 +165,9 @@ class WorkerPool:
         self._bar.update()
 
 
-def _work(connection: Connection, job: Job) -> None:
-    """The life of a worker."""
+def _prepare_process() -> None:
+    """Initializes a worker; that this module is imported then takes no time from a video."""
     quiet()
-    try:
-        while True:
-            connection.send(None)
-            name, videos, given_up = connection.recv()
-            _write_shard(name, videos, given_up, job, connection.send)
-    except (EOFError, ConnectionError):
-        return  # no more shards, or nobody left who wants them
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        connection.send(
-            f"A shard could not be written to {os.fspath(job.output)!r}: {what}. "
-            "Whole shards stay, and the same command goes on when that is put right."
-        )
 
 
 def _write_shard(
@@ -224,7 +177,15 @@ def _write_shard(
     job: Job,
     report: Callable[[Outcome], None],
 ) -> None:
-    """Writes a shard aside, then its manifest, and then gives the shard its name."""
+    """Writes a shard under another name, then its manifest, and then renames the shard.
+
+    Args:
+      name: Name of the shard.
+      videos: Its videos, in the order of its records.
+      given_up: What became of the videos that were taken out of it.
+      job: How it is written.
+      report: Called with what became of each video.
+    """
     shard = job.output / name
     aside = files.aside_of(shard)
     outcomes = []

@@ -1,14 +1,12 @@
 """Preparation of records, on clips made here; frame i of a ramp clip has the gray value 7 * i."""
 
 import functools
-import os
 import struct
-import time
 import wave
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import broken_decoder
 import cv2
 import numpy as np
 import pytest
@@ -365,30 +363,12 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
 
 
-def _work_badly(connection: Connection, job: shards.Job) -> None:
-    """A worker whose decoder dies of one video and hangs at another."""
-    encode = decoding.encode_video
-
-    def fatal(path: Path, *arguments: Any) -> decoding.EncodedVideo:
-        if path.stem == "killer":
-            os._exit(9)
-        if path.stem == "endless":
-            time.sleep(1000)
-        return encode(path, *arguments)
-
-    shards.encode_video = fatal
-    real_work(connection, job)
-
-
-real_work = shards._work
-
-
 def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ["a", "b", "killer", "endless", "z"]:
         write_clip(tmp_path / "videos" / f"{name}.mp4")
-    monkeypatch.setattr(shards, "_work", _work_badly)
+    monkeypatch.setattr(shards, "_write_shard", broken_decoder.write_shard)
     videos = annotations.read(tmp_path / "videos")
     split = prepare.prepare(
         videos,
