@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import select
@@ -142,7 +143,8 @@ class Clients:
 def memory_of(pid: int) -> int:
     """Return bytes of a process and its children, counting shared memory once."""
     total = 0
-    for process in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
+    children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    for process in [pid, *map(int, itertools.chain(*children))]:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += 1024 * int(line.split()[1])

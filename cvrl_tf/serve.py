@@ -2,7 +2,8 @@
 
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
-`cvrl_tf.inference.server` says what it answers. Ctrl-C and SIGTERM stop it gracefully.
+`cvrl_tf.inference.server` describes the answers. Ctrl-C and SIGTERM stop the server after the
+requests that it has begun.
 """
 
 from absl import app, flags
@@ -10,20 +11,26 @@ from absl import app, flags
 from cvrl_tf import commands
 
 commands.define_embedder_flags()
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all.")
-_PORT = flags.DEFINE_integer("port", 8080, "Port to listen at.", lower_bound=1)
-_MAX_MEGABYTES = flags.DEFINE_float("max_megabytes", 100, "Of an upload.", lower_bound=0.001)
-_MAX_SECONDS = flags.DEFINE_float("max_seconds", 120, "Of a video.", lower_bound=0.001)
-_TIMEOUT = flags.DEFINE_float(
-    "timeout", 30, "Seconds for an upload, and for its decoding.", lower_bound=0.001
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
+_PORT = flags.DEFINE_integer("port", 8080, "Port to listen on.", lower_bound=1)
+_MAX_MEGABYTES = flags.DEFINE_float(
+    "max_megabytes", 100, "Largest accepted upload, in MB.", lower_bound=0.001
 )
-_RATE = flags.DEFINE_string("rate", "10/second", "Requests of one client.")
-_MAX_WAITING = flags.DEFINE_integer("max_waiting", 16, "Requests at a time.", lower_bound=1)
+_MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", 120, "Longest accepted video, in seconds.", lower_bound=0.001
+)
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", 30, "Seconds for an upload, and again for its decoding.", lower_bound=0.001
+)
+_RATE = flags.DEFINE_string("rate", "10/second", "Largest accepted rate of requests of one client.")
+_MAX_WAITING = flags.DEFINE_integer(
+    "max_waiting", 16, "Largest number of requests at a time.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
-    for package in ("fastapi", "uvicorn", "pebble", "limits"):
+    for package in ("fastapi", "uvicorn", "limits"):
         commands.needs(package, "serve")
     import uvicorn
 
@@ -32,14 +39,14 @@ def main(argv: list[str]) -> None:
 
     with commands.explained():
         embedder = Embedder(**commands.embedder_arguments())
-        bounds = server.Limits(
+        limits = server.Limits(
             _MAX_MEGABYTES.value,
             _MAX_SECONDS.value,
             _TIMEOUT.value,
             _RATE.value,
             _MAX_WAITING.value,
         )
-        application = server.application(embedder, bounds, flags.FLAGS.workers)
+        application = server.application(embedder, limits, flags.FLAGS.workers)
     print(f"Serving {flags.FLAGS.model} at http://{_HOST.value}:{_PORT.value}/embed", flush=True)
     uvicorn.run(application, host=_HOST.value, port=_PORT.value, log_level="warning")
 

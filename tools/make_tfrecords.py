@@ -33,7 +33,7 @@ from absl import app, flags
 from etils import epath
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import annotations, prepare, workers
+from cvrl_tf.preparation import annotations, prepare, shards
 from cvrl_tf.preparation.decoding import FrameOptions
 
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
@@ -102,7 +102,7 @@ def _summary(split: schema.SplitInfo, seconds: float) -> str:
 def _writer(beam_options: list[str]) -> prepare.Writer:
     if _BEAM_RUNNER.value is None:
         return functools.partial(
-            workers.write_shards, workers=_WORKERS.value, timeout=_TIMEOUT.value
+            shards.write_shards, workers=_WORKERS.value, timeout=_TIMEOUT.value
         )
     try:
         from cvrl_tf.preparation import beam

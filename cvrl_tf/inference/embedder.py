@@ -30,10 +30,10 @@ from cvrl_tf.inference import feature_file
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.measures import neighbors
 from cvrl_tf.preparation import manifest
-from cvrl_tf.preparation import workers as pool
 from cvrl_tf.preparation.annotations import VIDEO_ENDINGS, Video
 from cvrl_tf.preparation.decoding import FrameOptions
 from cvrl_tf.preparation.manifest import Outcome
+from cvrl_tf.preparation.shards import Job, manifest_of, write_shards
 
 # Of a round; the frames of its videos take about ten times their bytes on the disk.
 _VIDEOS_A_WORKER, _BYTES_A_ROUND = 32, 2**28
@@ -299,7 +299,7 @@ def _written(
         for shard, video in zip(names, videos, strict=True)
     }
     output = epath.Path(folder)
-    pool.write_shards(shards, pool.Job(output, [], frames), workers, stop=stop)
+    write_shards(shards, Job(output, [], frames), workers, stop=stop)
     if stop.is_set():
         return []
-    return [outcome for name in names for outcome in manifest.read(pool.manifest_of(output, name))]
+    return [outcome for name in names for outcome in manifest.read(manifest_of(output, name))]

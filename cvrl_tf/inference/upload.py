@@ -1,23 +1,23 @@
-"""A video that somebody has sent, as a record; without TensorFlow, for processes that decode."""
+"""Decodes an uploaded video into a record; without TensorFlow, for worker processes."""
 
 import errno
 import os
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import decoding
+from cvrl_tf.preparation import decoding, tfrecord_writer
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
 
-_MOST_BYTES = 2**28  # of a record, in the server's memory
-# FFmpeg opens much by what stands in it: lists of other files, addresses, pictures.
+_MAX_BYTES = 2**28  # of a record, which is held in the server's memory
+# By their content, FFmpeg also opens lists of other files, addresses and pictures.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf"
 
 
 class TooLong(Exception):
-    """A video is longer than it may be."""
+    """A video is longer than the server accepts."""
 
 
 def prepare_process() -> None:
-    """To be called once in a process that decodes what others send: it reads videos alone."""
+    """Prepares a process for uploads: from here on it opens video files only."""
     decoding.quiet()
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
         f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
@@ -25,16 +25,16 @@ def prepare_process() -> None:
 
 
 def record_of(path: str, options: FrameOptions) -> bytes:
-    """Decodes a video into a `tf.train.SequenceExample`.
+    """Decodes a video into a serialized `tf.train.SequenceExample`.
 
     Args:
-      path: of the video.
-      options: how its frames are stored; `max_seconds` is what it may last.
+      path: Path of the video.
+      options: How its frames are stored; `max_seconds` is the longest accepted video.
 
     Raises:
-      UnusableVideo: it can't be decoded.
-      TooLong: it lasts longer, or its frames take more than 256 MiB.
-      OSError: there is no room for its frames.
+      UnusableVideo: The video can't be decoded.
+      TooLong: The video is too long, or its frames take more than 256 MiB.
+      OSError: There is no room for its frames.
     """
     try:
         encoded = decoding.encode_video(path, options)
@@ -42,8 +42,11 @@ def record_of(path: str, options: FrameOptions) -> bytes:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # no fault of the video's
+            raise  # not the video's fault
         raise UnusableVideo(repr(error)) from None
-    if encoded.goes_on or encoded.jpegs.num_bytes > _MOST_BYTES:
+    if encoded.goes_on or encoded.jpegs.num_bytes > _MAX_BYTES:
         raise TooLong
-    return encoded.jpegs.example({schema.FRAME_RATE: encoded.frame_rate})
+    context: tfrecord_writer.Context = {schema.FRAME_RATE: encoded.frame_rate}
+    if encoded.times:
+        context = {**context, schema.TIMES: encoded.times}
+    return encoded.jpegs.example(context)

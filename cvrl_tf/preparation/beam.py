@@ -14,13 +14,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from etils import epath
 
 from cvrl_tf import files
-from cvrl_tf.preparation import workers
 from cvrl_tf.preparation.annotations import Video
+from cvrl_tf.preparation.shards import Job
+from cvrl_tf.preparation.shards import write_shards as write_shards_here
 
 
 def write_shards(
     shards: dict[str, list[Video]],
-    job: workers.Job,
+    job: Job,
     runner: str,
     options: Sequence[str] = (),
     timeout: float = 600.0,
@@ -58,8 +59,8 @@ def _to_json(video: Video) -> dict[str, str | float | None]:
     return {**vars(video), "path": os.fspath(video.path)}
 
 
-def _write(line: str, job: workers.Job, timeout: float) -> None:
+def _write(line: str, job: Job, timeout: float) -> None:
     """Writes one shard in a process of its own, because a video may kill or hang it."""
     name, videos = json.loads(line)
     shard = [Video(**{**fields, "path": epath.Path(fields["path"])}) for fields in videos]
-    workers.write_shards({name: shard}, job, workers=1, timeout=timeout)
+    write_shards_here({name: shard}, job, workers=1, timeout=timeout)

@@ -21,11 +21,11 @@ from etils import epath
 
 from cvrl_tf import files
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import manifest, workers
+from cvrl_tf.preparation import manifest
 from cvrl_tf.preparation.annotations import Video
 from cvrl_tf.preparation.decoding import FrameOptions
 from cvrl_tf.preparation.manifest import Outcome
-from cvrl_tf.preparation.workers import Job
+from cvrl_tf.preparation.shards import Job, is_done, manifest_of, write_shards
 
 _VIDEOS_PER_SHARD = 32  # 10 s each at 256 pixels make 150 MB, the size TensorFlow's guide advises
 _MAX_SHARDS = 1024
@@ -40,7 +40,7 @@ def prepare(
     frames: FrameOptions | None = None,
     num_shards: int | None = None,
     seed: int = 0,
-    write: Writer = workers.write_shards,
+    write: Writer = write_shards,
     part: tuple[int, int] = (0, 1),
     name: str | None = None,
 ) -> schema.SplitInfo | None:
@@ -57,7 +57,7 @@ def prepare(
       frames: how they are stored.
       num_shards: by default one for every 32 videos, at most 1,024.
       seed: of the shuffle of the videos over the shards.
-      write: makes shards of the given names: `workers.write_shards`, `beam.write_shards`.
+      write: makes shards of the given names: `shards.write_shards`, `beam.write_shards`.
       part: (i, n) to write every n-th shard, from the i-th on, of n tasks that share the work.
       name: of the data set, as results report it; by default the name of the folder.
 
@@ -90,11 +90,11 @@ def prepare(
     task, num_tasks = part
     mine = list(shards)[task::num_tasks]
     try:
-        if todo := {shard: shards[shard] for shard in mine if not workers.is_done(folder, shard)}:
+        if todo := {shard: shards[shard] for shard in mine if not is_done(folder, shard)}:
             write(todo, Job(folder, info.labels, frames))
     finally:
         _remove_unfinished(folder, mine)
-    if not all(workers.is_done(folder, shard) for shard in shards):
+    if not all(is_done(folder, shard) for shard in shards):
         return None
     try:
         return _enter(folder, split, list(shards), frames.fps)
@@ -133,20 +133,20 @@ def _enter(
     output: epath.Path, split: str, shards: list[str], fps: float | None
 ) -> schema.SplitInfo:
     """Merges the shards' manifests, and enters the split in `dataset_info.json`."""
-    parts = {name: manifest.read(workers.manifest_of(output, name)) for name in shards}
+    parts = {name: manifest.read(manifest_of(output, name)) for name in shards}
     written = dataclasses.replace(_summarize(parts), fps=fps)
     outcomes = sorted((o for part in parts.values() for o in part), key=lambda o: o.name)
     manifest.write(output / f"{split}_manifest.jsonl", outcomes)
     if not written.num_examples:
         for name in shards:
-            workers.manifest_of(output, name).unlink()  # or another try would not look at them
+            manifest_of(output, name).unlink()  # or another try would not look at them
         reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:5])
         raise ValueError(f"None of {len(outcomes)} videos can be used, nothing written. {reasons}")
     info = schema.DatasetInfo.load(output)  # another split may have been made in the meantime
     info.splits[split] = written
     info.save(output)
     for name in shards:
-        workers.manifest_of(output, name).unlink(missing_ok=True)
+        manifest_of(output, name).unlink(missing_ok=True)
     return written
 
 

@@ -1,286 +1,262 @@
-"""Worker processes that write shards: a video that kills or hangs one costs only itself.
+"""A pool of worker processes in which a dead or hanging worker costs only its own task.
 
-The workers do without TensorFlow, which takes seconds and 300 MB to load.
+It is our own because `concurrent.futures` and loky give up the whole pool when a worker dies, the
+workers of pebble share a pipe and its locks, so that one kill can block all of them, and deadpool
+goes on with a worker whose initializer failed.
+
+Each worker is a new Python process with a pipe of its own, and a thread of the parent that hands it
+tasks. A worker imports only what its tasks need, not the parent's main module.
 """
 
 import collections
-import dataclasses
-import errno
-import multiprocessing
-import os
+import contextlib
 import signal
 import threading
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import BinaryIO, cast
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from etils import epath
-from tqdm import tqdm
-
-from cvrl_tf import files
-from cvrl_tf.data import schema
-from cvrl_tf.preparation import manifest, tfrecord_writer
-from cvrl_tf.preparation.annotations import Video
-from cvrl_tf.preparation.decoding import (
-    EncodedVideo,
-    FrameOptions,
-    UnusableVideo,
-    encode_video,
-    quiet,
+from cvrl_tf.preparation.worker_process import (
+    TaskTimeout,
+    WorkerDied,
+    WorkerProcess,
+    pickled_call,
 )
-from cvrl_tf.preparation.manifest import Outcome
+
+_MAX_STARTS = 3  # in a row, of one worker; then the pool gives up
+_START_TIMEOUT = 300.0  # seconds; imports can be slow on a busy machine or a network disk
+
+T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """All that a worker needs to know; the same for every shard.
-
-    Attributes:
-      output: folder of the shards.
-      labels: sorted class names.
-      frames: how they are stored.
-    """
-
-    output: epath.Path
-    labels: list[str]
-    frames: FrameOptions
-
-
-def manifest_of(output: epath.Path, shard: str) -> epath.Path:
-    """Where a worker tells what became of a shard's videos, before the shard takes its name."""
-    return output / f".{shard}.jsonl"
-
-
-def is_done(output: epath.Path, shard: str) -> bool:
-    """Whether a shard is whole: its manifest is there, and so is the shard if it has records."""
-    path = manifest_of(output, shard)
-    if not path.exists():
-        return False
-    return (output / shard).exists() or all(outcome.reason for outcome in manifest.read(path))
-
-
-def write_shards(
-    shards: dict[str, list[Video]],
-    job: Job,
-    workers: int | None = None,
-    timeout: float = 600.0,
-    stop: threading.Event | None = None,
-) -> None:
-    """Writes shards with the processes of this machine.
-
-    Args:
-      shards: the videos of each, in the order of its records.
-      job: what to do with them.
-      workers: processes; by default one for every core that this process may use.
-      timeout: seconds for one video, after which its decoder is taken to hang.
-      stop: ends the work when it is set; for callers that show progress themselves.
-
-    Raises:
-      RuntimeError: a worker failed for a reason that lies in no video.
-    """
-    WorkerPool(shards, job, timeout, stop).run(workers or len(os.sched_getaffinity(0)))
+class WorkerStartError(RuntimeError):
+    """The pool can't start workers; it runs no more tasks."""
 
 
 class WorkerPool:
-    """The workers, seen from the process that hands out the shards.
+    """Runs functions in worker processes.
 
-    A worker asks for a shard by sending None, sends an outcome a video, and asks again. When one
-    dies its pipe ends: the video it was at is given up, and another worker begins the shard anew.
-    So it goes with one that has been silent for too long.
+    Workers start at once and are replaced when they die. Use the pool as a context manager, or call
+    `shutdown`. Only the parent receives Ctrl-C: SIGINT is blocked in the workers.
+
+    Attributes:
+      error: Why the pool can't start workers; None while it can.
     """
 
     def __init__(
         self,
-        shards: dict[str, list[Video]],
-        job: Job,
-        timeout: float,
-        stop: threading.Event | None = None,
+        num_workers: int,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks: int | None = None,
     ) -> None:
-        """Args:
-        shards: the videos of each, in the order of its records.
-        job: what to do with them.
-        timeout: seconds for one video.
-        stop: see `write_shards`; without it there is a progress bar.
+        """Starts the workers.
+
+        Args:
+          num_workers: Number of processes.
+          initializer: Function to call in each worker before its first task. If it raises, the pool
+            gives up.
+          initargs: Arguments of `initializer`.
+          max_tasks: Number of tasks after which a worker is replaced, which frees what memory it
+            has gathered; None for no limit.
         """
-        self._shards = shards
-        self._job = job
-        self._timeout = timeout
-        self._todo = collections.deque(shards)
-        self._done: dict[str, list[Outcome]] = {name: [] for name in shards}
-        self._given_up: dict[str, list[Outcome]] = {name: [] for name in shards}
-        self._processes: dict[Connection, BaseProcess] = {}
-        self._at_work: dict[Connection, str] = {}
-        self._heard: dict[Connection, float] = {}
-        self._frames = 0
-        total = sum(len(videos) for videos in shards.values())
-        self._bar = tqdm(total=total, unit=" videos", disable=stop is not None)
-        self._stop = stop or threading.Event()
+        self.error: WorkerStartError | None = None
+        self._preparation = pickled_call(initializer or _nothing, initargs)
+        self._max_tasks = max_tasks
+        self._changed = threading.Condition()  # guards what follows
+        self._closed = False
+        self._waiting: collections.deque[_Task] = collections.deque()
+        self._workers: set[WorkerProcess] = set()
+        self._threads = [
+            threading.Thread(target=self._supervise, name=f"worker-{number}", daemon=True)
+            for number in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def run(self, workers: int) -> None:
-        """Writes all shards."""
-        try:
-            for _ in range(min(workers, len(self._shards))):
-                self._hire()
-            while self._processes and not self._stop.is_set():
-                for connection in wait(list(self._processes), timeout=1.0):
-                    self._hear(cast(Connection, connection))
-                self._dismiss_the_silent()
-        finally:
-            for process in self._processes.values():
-                process.terminate()
-                process.join()
-            self._bar.close()
+    def submit(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        timeout: float | None = None,
+        on_message: Callable[[Any], None] | None = None,
+    ) -> Future[T]:
+        """Schedules a call of a function in a worker.
 
-    def _hire(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, self._job), daemon=True)
-        # Blocked signals are inherited: Ctrl-C reaches this process alone, which ends the others.
+        Args:
+          function: Function that can be pickled and is not defined in the main module.
+          *arguments: Its arguments.
+          timeout: Seconds that the function may run without a message, after which its worker is
+            killed; None for no limit.
+          on_message: Called in a thread of this process with each message of the function, in
+            order, before the future has a result. If it is given, the function gets one more
+            argument at the end: a function that sends a message, any object that can be pickled.
+
+        Returns:
+          The future result. Besides what the function raises, it may raise `WorkerDied`,
+          `TaskTimeout` and `WorkerStartError`.
+
+        Raises:
+          WorkerStartError: The pool can't start workers.
+          RuntimeError: The pool was shut down.
+        """
+        payload = pickled_call(function, arguments, on_message is not None)
+        task = _Task(payload, timeout, on_message)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("The worker pool was shut down.")
+            if self.error:
+                raise WorkerStartError(str(self.error)) from self.error
+            self._waiting.append(task)
+            self._changed.notify()
+        return task.future
+
+    def shutdown(self) -> None:
+        """Cancels the tasks that wait, kills the workers, and waits for their end.
+
+        The futures of the tasks that run raise `WorkerDied`.
+        """
+        with self._changed:
+            self._closed = True
+            waiting, self._waiting = self._waiting, collections.deque()
+            for worker in self._workers:
+                worker.kill()
+            self._changed.notify_all()
+        for task in waiting:
+            task.future.cancel()
+            task.future.set_running_or_notify_cancel()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def _supervise(self) -> None:
+        """Keeps one worker running; the body of a thread."""
+        # The processes that this thread starts inherit the mask.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process.start()
-            self._processes[here] = process
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        there.close()  # or the pipe would not end with the worker
+            while not self._is_ending():
+                with self._started_worker() as worker:
+                    num_tasks = 0
+                    while num_tasks != self._max_tasks and self._run_next(worker):
+                        num_tasks += 1
+        except _Closed:
+            return
+        except Exception as error:
+            self._give_up(error)
 
-    def _hear(self, connection: Connection) -> None:
-        self._heard[connection] = time.monotonic()
+    def _is_ending(self) -> bool:
+        return self._closed or self.error is not None
+
+    @contextlib.contextmanager
+    def _started_worker(self) -> Iterator[WorkerProcess]:
+        """A worker that is ready for tasks; it is ended on leaving.
+
+        Raises:
+          WorkerStartError: Workers die while they start, or their initializer fails.
+        """
+        reason: Exception | None = None
+        for _ in range(_MAX_STARTS):
+            with self._new_worker() as worker:
+                try:
+                    error = worker.call(self._preparation, _START_TIMEOUT)[1]
+                except (WorkerDied, TaskTimeout) as death:
+                    reason = death
+                    if self._is_ending():
+                        raise _Closed from None
+                    continue
+                if error:
+                    what = f"{type(error).__name__}: {error}"
+                    raise WorkerStartError(f"The workers' initializer failed: {what}") from error
+                yield worker
+                return
+        raise WorkerStartError(
+            f"A worker process failed to start {_MAX_STARTS} times in a row: {reason} Its standard "
+            "error may say why."
+        ) from reason
+
+    @contextlib.contextmanager
+    def _new_worker(self) -> Iterator[WorkerProcess]:
+        """A process that has just been started, known to `shutdown` while it lives."""
+        worker = WorkerProcess()
+        with self._changed:
+            self._workers.add(worker)
+            if self._closed:
+                worker.kill()
         try:
-            message = connection.recv()
-            if isinstance(message, Outcome):
-                self._done[self._at_work[connection]].append(message)
-                self._show(message)
-            elif message is not None:
-                raise RuntimeError(message)
-            elif self._todo:
-                name = self._at_work[connection] = self._todo.popleft()
-                connection.send((name, self._shards[name], self._given_up[name]))
-            else:
-                connection.close()
-                self._at_work.pop(connection, None)
-                self._processes.pop(connection).join()
-        except (EOFError, ConnectionError):
-            exit_code = self._replace(connection)
-            self._give_up(connection, f"the process that read it died, exit code {exit_code}")
+            yield worker
+        finally:
+            with self._changed:
+                self._workers.remove(worker)
+            worker.end()
 
-    def _dismiss_the_silent(self) -> None:
-        for connection in list(self._at_work):
-            if time.monotonic() - self._heard[connection] > self._timeout:
-                self._processes[connection].kill()
-                self._replace(connection)
-                self._give_up(connection, f"not decoded within {self._timeout:g} s")
+    def _run_next(self, worker: WorkerProcess) -> bool:
+        """Waits for a task and runs it; returns whether the worker can run another one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_ending())
+            if self._is_ending():
+                return False
+            if not worker.is_alive():  # it died while it had nothing to do
+                self._changed.notify()  # this thread will be busy with another worker
+                return False
+            task = self._waiting.popleft()
+        if not task.future.set_running_or_notify_cancel():
+            return True
+        try:
+            result, error = worker.call(task.payload, task.timeout, task.on_message)
+        except Exception as unfinished:
+            worker.kill()
+            task.future.set_exception(unfinished)
+            return False
+        if error:
+            task.future.set_exception(error)
+        else:
+            task.future.set_result(result)
+        return not worker.is_overdue
 
-    def _replace(self, connection: Connection) -> int | None:
-        """Buries a worker and hires another; returns the exit code."""
-        process = self._processes.pop(connection)
-        process.join()
-        self._hire()
-        return process.exitcode
-
-    def _give_up(self, connection: Connection, reason: str) -> None:
-        """Takes the video at which a worker was out of its shard, which is begun anew."""
-        name = self._at_work.pop(connection, None)
-        if name is None or len(self._done[name]) == len(self._shards[name]):
-            raise RuntimeError(f"A worker failed outside any video: {reason}.")
-        video = self._shards[name].pop(len(self._done[name]))
-        self._given_up[name].append(Outcome(video.name, video.label, name, reason))
-        self._bar.update(1 - len(self._done[name]))
-        self._done[name].clear()
-        self._todo.appendleft(name)
-
-    def _show(self, outcome: Outcome) -> None:
-        self._frames += outcome.num_frames
-        if not self._bar.disable:
-            rate = self._frames / max(self._bar.format_dict["elapsed"], 1e-3)
-            self._bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
-        self._bar.update()
+    def _give_up(self, error: Exception) -> None:
+        """Fails the tasks that wait and those to come; tasks that run may end."""
+        if not isinstance(error, WorkerStartError):  # such as OSError: no more processes
+            what = f"{type(error).__name__}: {error}"
+            cause, error = error, WorkerStartError(f"A worker process can't be started: {what}")
+            error.__cause__ = cause
+        with self._changed:
+            self.error = self.error or error
+            waiting, self._waiting = self._waiting, collections.deque()
+            self._changed.notify_all()
+        for task in waiting:
+            if task.future.set_running_or_notify_cancel():
+                task.future.set_exception(self.error)
 
 
-def _work(connection: Connection, job: Job) -> None:
-    """The life of a worker."""
-    quiet()
-    try:
-        while True:
-            connection.send(None)
-            name, videos, given_up = connection.recv()
-            _write_shard(name, videos, given_up, job, connection.send)
-    except (EOFError, ConnectionError):
-        return  # no more shards, or nobody left who wants them
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        connection.send(
-            f"A shard could not be written to {os.fspath(job.output)!r}: {what}. "
-            "Whole shards stay, and the same command goes on when that is put right."
-        )
+def _nothing() -> None:
+    """Does nothing; initializes workers that need no initializer."""
 
 
-def _write_shard(
-    name: str,
-    videos: list[Video],
-    given_up: list[Outcome],
-    job: Job,
-    report: Callable[[Outcome], None],
-) -> None:
-    """Writes a shard aside, then its manifest, and then gives the shard its name."""
-    shard = job.output / name
-    aside = files.aside_of(shard)
-    outcomes = []
-    with aside.open("wb") as file:
-        for video in videos:
-            outcomes.append(_write_video(video, name, job, file))
-            report(outcomes[-1])
-    manifest.write(manifest_of(job.output, name), [*outcomes, *given_up])
-    if all(outcome.reason for outcome in outcomes):
-        aside.unlink()
-    else:
-        files.publish(aside, shard)
+class _Closed(Exception):
+    """The pool is shut down while a worker starts."""
 
 
-def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
-    """Appends a video to its shard, or gives the reason why it is skipped."""
-    try:
-        with files.on_disk(video.path) as path:
-            encoded = encode_video(path, job.frames, video.start, video.end)
-    except Exception as error:  # whatever it is, the other videos are none the worse
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # no fault of the video's
-        reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
-        return Outcome(video.name, video.label, shard, reason)
-    offset = file.tell()
-    return Outcome(
-        video.name,
-        video.label,
-        shard,
-        warning=encoded.warning,
-        num_frames=encoded.jpegs.num_frames,
-        frame_rate=encoded.frame_rate,
-        height=encoded.height,
-        width=encoded.width,
-        num_bytes=encoded.jpegs.write_record(file, _context(video, job.labels, encoded)),
-        offset=offset,
-    )
+@dataclass(eq=False)
+class _Task:
+    """A call in a worker; see `WorkerPool.submit`.
 
+    Attributes:
+      payload: The call, from `pickled_call`.
+    """
 
-def _context(video: Video, labels: list[str], encoded: EncodedVideo) -> tfrecord_writer.Context:
-    """Makes the context of a record, as `schema` has it."""
-    rate, times = encoded.frame_rate, encoded.times
-    context: dict[str, tfrecord_writer.Value] = {
-        schema.RECORD_VERSION: schema.VERSION,
-        schema.FILENAME: os.fsencode(video.name),
-        schema.VIDEO_ID: os.fsencode(video.id),
-        schema.START: round(1e6 * (video.start or 0)),
-        schema.END: times[-1] + round(1e6 / rate) if rate else 0,
-        schema.FRAME_RATE: rate,
-        schema.NUM_FRAMES: encoded.jpegs.num_frames,
-        schema.HEIGHT: encoded.height,
-        schema.WIDTH: encoded.width,
-    }
-    if times:
-        context[schema.TIMES] = times
-    if video.label is not None:
-        context[schema.LABEL_INDEX] = labels.index(video.label)
-        context[schema.LABEL_TEXT] = os.fsencode(video.label)
-    return context
+    payload: bytes
+    timeout: float | None = None
+    on_message: Callable[[Any], None] | None = None
+    future: Future[Any] = field(default_factory=Future)

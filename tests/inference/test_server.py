@@ -1,9 +1,9 @@
-"""The server: what it answers, and what it bears. Real sockets on loopback."""
+"""The server's answers, and what it withstands. Real sockets on loopback."""
 
 import concurrent.futures
 import contextlib
+import functools
 import json
-import multiprocessing
 import os
 import select
 import shutil
@@ -31,6 +31,7 @@ from cvrl_tf.inference import upload
 from cvrl_tf.inference.embedder import Embedder, embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
+from cvrl_tf.preparation.workers import WorkerPool
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +140,7 @@ def test_what_is_sent_opens_nothing_else(address: str, videos: list[Path], tmp_p
     listed.write_text(f"ffconcat version 1.0\nfile '{videos[0].name}'\n")
     shutil.copy(videos[0], tmp_path)
     assert cv2.VideoCapture(str(listed), cv2.CAP_FFMPEG).read()[0]
-    spawned = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, spawned, upload.prepare_process) as pool:
+    with WorkerPool(1, upload.prepare_process) as pool:
         assert pool.submit(upload.record_of, str(videos[0]), FrameOptions(16)).result()
         with pytest.raises(UnusableVideo):
             pool.submit(upload.record_of, str(listed), FrameOptions(16)).result()
@@ -226,24 +226,45 @@ def test_a_client_that_leaves_is_forgotten(address: str, videos: list[Path]) -> 
         time.sleep(0.1)
 
 
+def decoders_at_work() -> list[int]:
+    """Processes that this one has started and that have an upload open."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            files = [os.readlink(file) for file in (folder / "fd").iterdir()]
+            if int(parent) == os.getpid() and any(file.endswith("/video") for file in files):
+                found.append(int(folder.name))
+    return found
+
+
 def test_a_decoder_that_is_killed_costs_only_its_video(
     embedder: Embedder, tmp_path: Path, videos: list[Path]
 ) -> None:
     long = write_noise_video(tmp_path / "long.mp4", 3000, 0)
-    before = {child.pid for child in multiprocessing.active_children()}
     with served(embedder, max_seconds=1000) as address:
         assert ask(address, videos[0].read_bytes())[0] == 200
         with concurrent.futures.ThreadPoolExecutor() as threads:
             answers = [threads.submit(ask, address, long.read_bytes()) for _ in range(2)]
-            time.sleep(0.5)
-            decoders = [
-                child.pid for child in multiprocessing.active_children() if child.pid not in before
-            ]
-            assert len(decoders) == 2
+            while len(decoders := decoders_at_work()) < 2:
+                assert not any(answer.done() for answer in answers)
             os.kill(decoders[0], signal.SIGKILL)
             found = sorted(answer.result()[0] for answer in answers)
         assert found == [200, 422]
         assert ask(address, videos[0].read_bytes())[0] == 200
+
+
+def test_without_decoders_the_server_is_unhealthy(
+    embedder: Embedder, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "prepare_process", functools.partial(sys.exit, 3))
+    with served(embedder) as address:
+        status, answer = ask(address, videos[0].read_bytes())
+        assert status == 503 and "exit code 3" in answer["detail"]
+        status, answer = ask(address, path="/health")
+        assert status == 503 and "Restart the server" in answer["detail"]
+        assert ask(address, videos[0].read_bytes())[0] == 503
+        assert ask(address, path="/")[0] == 200
 
 
 def test_a_decoder_that_takes_too_long(

@@ -13,7 +13,7 @@ from conftest import jpegs_of
 from etils import epath
 
 from cvrl_tf.data import records
-from cvrl_tf.preparation import annotations, decoding, manifest, prepare, workers
+from cvrl_tf.preparation import annotations, decoding, manifest, prepare, shards
 from cvrl_tf.preparation.decoding import FrameOptions
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -122,7 +122,7 @@ def test_damaged_videos_are_all_accounted_for(clips: Path, tmp_path: Path) -> No
         (tmp_path / "videos" / f"{i:03d}{source.suffix}").write_bytes(
             damaged(source.read_bytes(), rng)
         )
-    write = functools.partial(workers.write_shards, timeout=30)
+    write = functools.partial(shards.write_shards, timeout=30)
     videos = annotations.read(tmp_path / "videos")
     split = prepare.prepare(videos, tmp_path / "records", frames=FrameOptions(48), write=write)
     assert split

@@ -2,14 +2,12 @@
 
 import functools
 import json
-import os
 import struct
-import time
 import wave
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import broken_decoder
 import cv2
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from conftest import jpegs_of
 from etils import epath
 
 from cvrl_tf.data import records, schema
-from cvrl_tf.preparation import annotations, decoding, manifest, prepare, workers
+from cvrl_tf.preparation import annotations, decoding, manifest, prepare, shards
 from cvrl_tf.preparation.decoding import FrameOptions
 
 STEP = 7
@@ -106,7 +104,7 @@ def test_a_part_is_cut_out_by_time(tmp_path: Path) -> None:
         decoding.encode_video(clip, FrameOptions(64), 7.0, 9.0)
     video = annotations.Video(epath.Path(clip), "clip", None, 0.2, 0.6, id="clip")
     encoded = decoding.encode_video(clip, FrameOptions(64), video.start, video.end)
-    context = workers._context(video, [], encoded)
+    context = shards._context(video, [], encoded)
     assert (context[schema.START], context[schema.END]) == (200_000, 600_000)
 
 
@@ -186,7 +184,7 @@ def test_impossible_frame_rate_is_unknown(
     encoded = decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
     assert encoded.frame_rate == stored
     video = annotations.Video(epath.Path(tmp_path / "clip.mp4"), "clip.mp4", None)
-    context = workers._context(video, [], encoded)
+    context = shards._context(video, [], encoded)
     assert context[schema.END] == (8_000_000 if stored else 0)
     assert schema.LABEL_INDEX not in context and schema.LABEL_TEXT not in context
 
@@ -215,7 +213,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, schema.Spl
         "train",
         FrameOptions(32),
         num_shards=3,
-        write=functools.partial(workers.write_shards, workers=2),
+        write=functools.partial(shards.write_shards, workers=2),
     )
 
 
@@ -355,10 +353,10 @@ def test_dmvr_reads_the_records(prepared: tuple[Path, schema.SplitInfo]) -> None
         assert times == (0, round(1e6 * seconds))
 
 
-def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> None:
+def write_here(todo: dict[str, list[annotations.Video]], job: shards.Job) -> None:
     """Writes the shards in this process: what is no matter of processes is tested in less time."""
-    for name, videos in shards.items():
-        workers._write_shard(name, videos, [], job, lambda outcome: None)
+    for name, videos in todo.items():
+        shards._write_shard(name, videos, [], job, lambda outcome: None)
 
 
 def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
@@ -376,7 +374,7 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
     one = contents("one", write=write_here)
-    assert contents("two", write=functools.partial(workers.write_shards, workers=2)) == one
+    assert contents("two", write=functools.partial(shards.write_shards, workers=2)) == one
     with_beam = functools.partial(beam.write_shards, runner="DirectRunner")
     assert contents("beam", write=with_beam) == one
     for task in (2, 0):
@@ -388,30 +386,12 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
 
 
-def _work_badly(connection: Connection, job: workers.Job) -> None:
-    """A worker whose decoder dies of one video and hangs at another."""
-    encode = decoding.encode_video
-
-    def fatal(path: Path, *arguments: Any) -> decoding.EncodedVideo:
-        if path.stem == "killer":
-            os._exit(9)
-        if path.stem == "endless":
-            time.sleep(1000)
-        return encode(path, *arguments)
-
-    workers.encode_video = fatal
-    real_work(connection, job)
-
-
-real_work = workers._work
-
-
 def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ["a", "b", "killer", "endless", "z"]:
         write_clip(tmp_path / "videos" / f"{name}.mp4")
-    monkeypatch.setattr(workers, "_work", _work_badly)
+    monkeypatch.setattr(shards, "_write_shard", broken_decoder.write_shard)
     videos = annotations.read(tmp_path / "videos")
     split = prepare.prepare(
         videos,
@@ -419,7 +399,7 @@ def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
         frames=FrameOptions(48),
         num_shards=1,
         seed=1,
-        write=functools.partial(workers.write_shards, timeout=4),
+        write=functools.partial(shards.write_shards, timeout=4),
     )
     assert split.skipped == {
         "killer.mp4": "the process that read it died, exit code 9",

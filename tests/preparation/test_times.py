@@ -13,7 +13,7 @@ import tensorflow as tf
 from etils import epath
 
 from cvrl_tf.data import records, schema
-from cvrl_tf.preparation import annotations, decoding, prepare, workers
+from cvrl_tf.preparation import annotations, decoding, prepare, shards
 from cvrl_tf.preparation.decoding import FrameOptions
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -125,7 +125,7 @@ def test_times_that_can_not_be_true_are_counted(
     encoded = decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
     assert encoded.times == expected
     video = annotations.Video(epath.Path(tmp_path / "clip.mp4"), "clip.mp4", None)
-    context = workers._context(video, [], encoded)
+    context = shards._context(video, [], encoded)
     assert context.get(schema.TIMES, []) == expected
     assert context[schema.END] == (expected[-1] + 40_000 if rate else 0)
 
@@ -138,7 +138,7 @@ def test_times_reach_the_reader(clips: Path, tmp_path: Path) -> None:
         tmp_path / "records",
         frames=FrameOptions(48),
         num_shards=1,
-        write=functools.partial(workers.write_shards, workers=1),
+        write=functools.partial(shards.write_shards, workers=1),
     )
     split = schema.DatasetInfo.load(tmp_path / "records").split("train")
     paths = records.shard_paths(tmp_path / "records", split)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from etils import epath
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import annotations, manifest, prepare, subsets, verification, workers
+from cvrl_tf.preparation import annotations, manifest, prepare, shards, subsets, verification
 from cvrl_tf.preparation.decoding import FrameOptions
 
 FIRST, SECOND = "train-00000-of-00002", "train-00001-of-00002"
@@ -32,9 +32,9 @@ def write_clip(path: Path, length: int, rate: float = 25.0) -> None:
     writer.release()
 
 
-def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> None:
-    for name, videos in shards.items():
-        workers._write_shard(name, videos, [], job, lambda outcome: None)
+def write_here(todo: dict[str, list[annotations.Video]], job: shards.Job) -> None:
+    for name, videos in todo.items():
+        shards._write_shard(name, videos, [], job, lambda outcome: None)
 
 
 def prepared(

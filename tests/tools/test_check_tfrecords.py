@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvrl_tf.preparation import annotations, prepare, workers
+from cvrl_tf.preparation import annotations, prepare, shards
 from cvrl_tf.preparation.decoding import FrameOptions
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_tfrecords.py"
 SHARD = "train-00000-of-00001"
 
 
-def write_here(shards: dict[str, list[annotations.Video]], job: workers.Job) -> None:
-    for name, videos in shards.items():
-        workers._write_shard(name, videos, [], job, lambda outcome: None)
+def write_here(todo: dict[str, list[annotations.Video]], job: shards.Job) -> None:
+    for name, videos in todo.items():
+        shards._write_shard(name, videos, [], job, lambda outcome: None)
 
 
 @pytest.fixture

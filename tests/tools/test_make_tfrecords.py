@@ -147,8 +147,8 @@ def test_a_write_error_costs_no_whole_shard(
     command = [sys.executable, "-c", limited, *flags, "--short_side=480", "--workers=1"]
     run = subprocess.run(command, env=child_environment, capture_output=True, text=True)
     assert run.returncode == 1
-    assert f"could not be written to '{output}': OSError: [Errno 27]" in run.stderr
-    assert "the same command goes on" in run.stderr and "Traceback" not in run.stderr
+    assert f"can't be written to '{output}': OSError: [Errno 27]" in run.stderr
+    assert "rerun the same command" in run.stderr and "Traceback" not in run.stderr
     whole = {path: path.stat().st_mtime_ns for path in output.glob("train-*-of-*")}
     assert not list(output.glob(".*.tmp"))
     again = start(child_environment, *flags[1:], "--short_side=480")

@@ -1,0 +1,247 @@
+"""Writes shards of records with worker processes.
+
+A video that kills or hangs its decoder is skipped; the videos beside it are written.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import errno
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import BinaryIO
+
+from etils import epath
+from tqdm import tqdm
+
+from cvrl_tf import files
+from cvrl_tf.data import schema
+from cvrl_tf.preparation import manifest, tfrecord_writer
+from cvrl_tf.preparation.annotations import Video
+from cvrl_tf.preparation.decoding import (
+    EncodedVideo,
+    FrameOptions,
+    UnusableVideo,
+    encode_video,
+    quiet,
+)
+from cvrl_tf.preparation.manifest import Outcome
+from cvrl_tf.preparation.workers import TaskTimeout, WorkerDied, WorkerPool, WorkerStartError
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the workers must know; the same for every shard.
+
+    Attributes:
+      output: Folder of the shards.
+      labels: Class names, sorted.
+      frames: How frames are stored.
+    """
+
+    output: epath.Path
+    labels: list[str]
+    frames: FrameOptions
+
+
+def manifest_of(output: epath.Path, shard: str) -> epath.Path:
+    """Returns the path of a shard's manifest, which is written before the shard gets its name."""
+    return output / f".{shard}.jsonl"
+
+
+def is_done(output: epath.Path, shard: str) -> bool:
+    """Returns whether a shard is complete: its manifest exists, and the shard if it has records."""
+    path = manifest_of(output, shard)
+    if not path.exists():
+        return False
+    return (output / shard).exists() or all(outcome.reason for outcome in manifest.read(path))
+
+
+def write_shards(
+    shards: dict[str, list[Video]],
+    job: Job,
+    workers: int | None = None,
+    timeout: float = 600.0,
+    stop: threading.Event | None = None,
+) -> None:
+    """Writes shards with worker processes of this machine.
+
+    Args:
+      shards: The videos of each shard, in the order of its records.
+      job: How they are written.
+      workers: Number of processes; by default one for each core that this process may use.
+      timeout: Seconds for one video, after which it is skipped.
+      stop: Ends the work when it is set. If it is given, no progress bar is shown.
+
+    Raises:
+      RuntimeError: A shard can't be written, for a reason that lies in no video.
+    """
+    if shards:
+        _ShardWriter(shards, job, timeout, stop).run(workers or len(os.sched_getaffinity(0)))
+
+
+class _ShardWriter:
+    """Hands shards to a worker pool, and begins a shard again without the video that broke it."""
+
+    def __init__(
+        self,
+        shards: dict[str, list[Video]],
+        job: Job,
+        timeout: float,
+        stop: threading.Event | None,
+    ) -> None:
+        self._shards = {name: list(videos) for name, videos in shards.items()}
+        self._job = job
+        self._timeout = timeout
+        self._todo = collections.deque(shards)
+        self._done: dict[str, list[Outcome]] = {name: [] for name in shards}
+        self._given_up: dict[str, list[Outcome]] = {name: [] for name in shards}
+        self._frames = 0
+        total = sum(len(videos) for videos in shards.values())
+        self._bar = tqdm(total=total, unit=" videos", disable=stop is not None)
+        self._lock = threading.Lock()  # of the bar, for outcomes come in several threads
+        self._stop = stop or threading.Event()
+
+    def run(self, num_workers: int) -> None:
+        """Writes all shards."""
+        num_workers = min(num_workers, len(self._shards))
+        running: dict[Future[None], str] = {}
+        with self._bar, WorkerPool(num_workers, _prepare_process) as pool:
+            while (self._todo or running) and not self._stop.is_set():
+                while self._todo and len(running) < num_workers:
+                    name = self._todo.popleft()
+                    running[self._submit(pool, name)] = name
+                done, _ = concurrent.futures.wait(
+                    running, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    self._finish(running.pop(future), future)
+
+    def _submit(self, pool: WorkerPool, name: str) -> Future[None]:
+        def on_outcome(outcome: Outcome) -> None:
+            with self._lock:
+                self._done[name].append(outcome)
+                self._show(outcome)
+
+        arguments = name, self._shards[name], self._given_up[name], self._job
+        return pool.submit(_write_shard, *arguments, timeout=self._timeout, on_message=on_outcome)
+
+    def _finish(self, name: str, future: Future[None]) -> None:
+        """Looks at how a shard ended; begins it again if a video broke its worker."""
+        try:
+            future.result()
+        except WorkerDied as error:
+            self._give_up(name, f"the process that read it died, exit code {error.exit_code}")
+        except TaskTimeout:
+            self._give_up(name, f"not decoded within {self._timeout:g} s")
+        except WorkerStartError as error:
+            raise RuntimeError(f"A worker failed outside any video: {error}") from error
+        except Exception as error:
+            raise RuntimeError(
+                f"A shard can't be written to {os.fspath(self._job.output)!r}: "
+                f"{type(error).__name__}: {error}. Interrupted runs resume: remove the cause and "
+                "rerun the same command."
+            ) from error
+
+    def _give_up(self, name: str, reason: str) -> None:
+        """Takes the video that its worker was at out of a shard, which is begun again."""
+        done = self._done[name]
+        if len(done) == len(self._shards[name]):
+            raise RuntimeError(f"A worker failed outside any video: {reason}.")
+        video = self._shards[name].pop(len(done))
+        self._given_up[name].append(Outcome(video.name, video.label, name, reason))
+        with self._lock:
+            self._bar.update(1 - len(done))
+        done.clear()
+        self._todo.appendleft(name)
+
+    def _show(self, outcome: Outcome) -> None:
+        self._frames += outcome.num_frames
+        if not self._bar.disable:
+            rate = self._frames / max(self._bar.format_dict["elapsed"], 1e-3)
+            self._bar.set_postfix_str(f"{rate:,.0f} frames/s", refresh=False)
+        self._bar.update()
+
+
+def _prepare_process() -> None:
+    """Initializes a worker; that this module is imported then takes no time from a video."""
+    quiet()
+
+
+def _write_shard(
+    name: str,
+    videos: list[Video],
+    given_up: list[Outcome],
+    job: Job,
+    report: Callable[[Outcome], None],
+) -> None:
+    """Writes a shard under another name, then its manifest, and then renames the shard.
+
+    Args:
+      name: Name of the shard.
+      videos: Its videos, in the order of its records.
+      given_up: What became of the videos that were taken out of it.
+      job: How it is written.
+      report: Called with what became of each video.
+    """
+    shard = job.output / name
+    aside = files.aside_of(shard)
+    outcomes = []
+    with aside.open("wb") as file:
+        for video in videos:
+            outcomes.append(_write_video(video, name, job, file))
+            report(outcomes[-1])
+    manifest.write(manifest_of(job.output, name), [*outcomes, *given_up])
+    if all(outcome.reason for outcome in outcomes):
+        aside.unlink()
+    else:
+        files.publish(aside, shard)
+
+
+def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
+    """Appends a video to its shard, or gives the reason why it is skipped."""
+    try:
+        with files.on_disk(video.path) as path:
+            encoded = encode_video(path, job.frames, video.start, video.end)
+    except Exception as error:  # whatever it is, the other videos are none the worse
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # no fault of the video's
+        reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
+        return Outcome(video.name, video.label, shard, reason)
+    offset = file.tell()
+    return Outcome(
+        video.name,
+        video.label,
+        shard,
+        warning=encoded.warning,
+        num_frames=encoded.jpegs.num_frames,
+        frame_rate=encoded.frame_rate,
+        height=encoded.height,
+        width=encoded.width,
+        num_bytes=encoded.jpegs.write_record(file, _context(video, job.labels, encoded)),
+        offset=offset,
+    )
+
+
+def _context(video: Video, labels: list[str], encoded: EncodedVideo) -> tfrecord_writer.Context:
+    """Makes the context of a record, as `schema` has it."""
+    rate, times = encoded.frame_rate, encoded.times
+    context: dict[str, tfrecord_writer.Value] = {
+        schema.RECORD_VERSION: schema.VERSION,
+        schema.FILENAME: os.fsencode(video.name),
+        schema.VIDEO_ID: os.fsencode(video.id),
+        schema.START: round(1e6 * (video.start or 0)),
+        schema.END: times[-1] + round(1e6 / rate) if rate else 0,
+        schema.FRAME_RATE: rate,
+        schema.NUM_FRAMES: encoded.jpegs.num_frames,
+        schema.HEIGHT: encoded.height,
+        schema.WIDTH: encoded.width,
+    }
+    if times:
+        context[schema.TIMES] = times
+    if video.label is not None:
+        context[schema.LABEL_INDEX] = labels.index(video.label)
+        context[schema.LABEL_TEXT] = os.fsencode(video.label)
+    return context
