@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-# Frames are stacked if they have fewer channels; stacking others would take too much memory.
+# Frames of fewer channels than this are stacked for any kernel; wider ones, which would take too
+# much memory, only for strided kernels of time alone.
 _FEW_CHANNELS = 8
 
 
@@ -55,8 +56,9 @@ def convolve(
       x: float [B, T, H, W, C]; all but C may be unknown.
       kernel: [t, h, w, C, F].
       strides: of t, h, w.
-      symmetric: pad the same on both sides in space, as PyTorch does. 'SAME' pads one more below
-        and on the right where the stride is 2 and the size is even.
+      symmetric: pad as much above as below and left as right, as PyTorch does; and, if the kernel
+        is of time alone, as much before as after. 'SAME' pads one more below, right and after where
+        a stride of 2 meets an even size.
 
     Returns:
       [B, T / stride, H / stride, W / stride, F], rounded up.
@@ -71,10 +73,14 @@ def convolve(
         return _temporal(x, kernel)
     if taps == 1 and strides[0] == 1:
         return _spatial(x, kernel, strides, padding)
-    if channels < _FEW_CHANNELS:
-        length = tf.shape(x)[1]
-        missing = tf.maximum(taps - 1 - (length - 1) % strides[0], 0)
-        x = _stack_frames(x, range(taps), strides[0], (missing // 2, missing - missing // 2))
+    of_time = (height, width) == (1, 1)
+    if channels < _FEW_CHANNELS or of_time:
+        if symmetric and of_time:
+            before = after = (taps - 1) // 2
+        else:
+            missing = tf.maximum(taps - 1 - (tf.shape(x)[1] - 1) % strides[0], 0)
+            before, after = missing // 2, missing - missing // 2
+        x = _stack_frames(x, range(taps), strides[0], (before, after))
         kernel = tf.transpose(kernel, [1, 2, 0, 3, 4])
         kernel = tf.reshape(kernel, [1, height, width, taps * channels, -1])
         return _spatial(x, kernel, strides, padding)

@@ -15,6 +15,7 @@ CASES = [
     ((5, 1, 1), (1, 1, 1)),
     ((3, 1, 1), (2, 1, 1)),
     ((1, 1, 1), (1, 2, 2)),
+    ((1, 1, 1), (2, 2, 2)),
     ((1, 3, 3), (1, 1, 1)),
     ((1, 3, 3), (1, 2, 2)),
     ((3, 3, 3), (1, 2, 2)),
@@ -63,11 +64,39 @@ def test_values_and_gradients_with_unknown_sizes(
     assert_same(ours, value_and_gradients(conv3d, *arguments))
 
 
-@pytest.mark.parametrize(("kernel", "strides"), [CASES[1], CASES[6], CASES[9]])
+@pytest.mark.parametrize(("kernel", "strides"), [CASES[1], CASES[7], CASES[10]])
 def test_under_xla(kernel: tuple, strides: tuple) -> None:
     arguments = ((2, 5, 7, 6, 3), (*kernel, 3, 4), strides)
     ours = value_and_gradients(convolve, *arguments, True)
     assert_same(ours, value_and_gradients(conv3d, *arguments, False))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides"),
+    [
+        ((1, 7, 7), (1, 2, 2)),
+        ((1, 3, 3), (1, 2, 2)),
+        ((1, 1, 1), (2, 2, 2)),
+        ((3, 1, 1), (1, 1, 1)),
+        ((3, 1, 1), (2, 1, 1)),
+        ((5, 1, 1), (2, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("channels", [3, 9])
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_symmetric_padding_is_that_of_pytorch(
+    length: int, channels: int, kernel: tuple, strides: tuple
+) -> None:
+    def padded(x: tf.Tensor, w: tf.Tensor, strides: tuple) -> tf.Tensor:
+        zeros = [[(taps - 1) // 2] * 2 for taps in kernel]
+        x = tf.pad(x, [[0, 0], *zeros, [0, 0]])
+        return tf.nn.conv3d(x, w, [1, *strides, 1], "VALID")
+
+    def symmetric(x: tf.Tensor, w: tf.Tensor, strides: tuple) -> tf.Tensor:
+        return convolve(x, w, strides, symmetric=True)
+
+    arguments = ((2, length, 6, 7, channels), (*kernel, channels, 4), strides, False)
+    assert_same(value_and_gradients(symmetric, *arguments), value_and_gradients(padded, *arguments))
 
 
 def test_the_layer_has_a_3d_kernel_and_knows_its_output_shape() -> None:
