@@ -65,7 +65,7 @@ def _read(source: Path) -> "ImageNetwork":
 def main(argv: list[str]) -> None:
     commands.start(argv)
     from cvrl_tf import checkpoints
-    from cvrl_tf.models import inflation, model_garden
+    from cvrl_tf.models import inflation, model_garden, resnet3d
 
     source, output = Path(_SOURCE.value), Path(_OUTPUT.value)
     if output.exists():
@@ -74,6 +74,7 @@ def main(argv: list[str]) -> None:
     with commands.explained():
         if _LIKE.value:
             run = checkpoints.SavedRun.open(_LIKE.value)
+            resnet3d.check(run.new_encoder())
             sampling = run.sampling
             like = {name: run.encoder_config["config"][name] for name in _OPEN}
         network = _read(source)

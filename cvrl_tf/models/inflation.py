@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cvrl_tf.models.encoder import Encoder
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D, Where, parts_of
 
 # RGB in [0, 1]. torchvision, timm and the Model Garden normalize images by these.
@@ -251,11 +252,11 @@ def from_simclr(tensors: Mapping[str, np.ndarray]) -> ImageNetwork:
     return ImageNetwork(_depth(blocks, True), width, parts, "symmetric_convs")
 
 
-def from_encoder(encoder: ResNet3D) -> ImageNetwork:
+def from_encoder(encoder: Encoder) -> ImageNetwork:
     """Read an encoder of ours for single frames, whose temporal kernels are 1.
 
     Raises:
-      ValueError: a temporal kernel is larger.
+      ValueError: a temporal kernel is larger, or the encoder is no `ResNet3D`.
     """
     parts = {}
     for where, part in parts_of(encoder):

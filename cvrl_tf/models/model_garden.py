@@ -12,6 +12,8 @@ import tf_keras as keras
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data.sampling import Sampling
+from cvrl_tf.models import resnet3d
+from cvrl_tf.models.encoder import Encoder
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
 _ROOT = "backbone"
@@ -81,12 +83,13 @@ def load(path: str | Path, depth: int = 50, width: float = 1) -> tuple[ResNet3D,
     return encoder, sorted(stored.keys() - found.keys())
 
 
-def save(encoder: ResNet3D, prefix: str | Path) -> None:
+def save(encoder: Encoder, prefix: str | Path) -> None:
     """Writes an encoder for the Garden's `tf.train.Checkpoint(backbone=...)`.
 
     Raises:
-      ValueError: it has basic blocks, which the layout does not know.
+      ValueError: it is no `ResNet3D`, or has basic blocks, which the layout does not know.
     """
+    resnet3d.check(encoder)
     if encoder.blocks[0].convs[-1].conv.kernel_size != (1, 1, 1):
         raise ValueError("The authors' layout has bottlenecks only: depth 50, 101 or 152.")
     tree: dict = {}

@@ -211,8 +211,18 @@ class ResNet3D(Encoder):
 Where = tuple[int, int, int]
 
 
+def check(encoder: Encoder) -> None:
+    """Raise a ValueError if an encoder is no `ResNet3D`: what follows is of its layout."""
+    if not isinstance(encoder, ResNet3D):
+        raise ValueError(
+            f"Only a {ResNet3D.__name__} can be inflated or converted, not a "
+            f"{type(encoder).__name__}: give the run of one."
+        )
+
+
 def parts_of(encoder: ResNet3D) -> Iterator[tuple[Where, ConvNorm]]:
-    """Yield the convolutions of an encoder and where they are."""
+    """Yield the convolutions of an encoder and where they are; raises as `check` does."""
+    check(encoder)
     yield (0, 0, 1), encoder.stem
     for stage, blocks in enumerate(encoder.stages[1:], start=1):
         for number, block in enumerate(blocks):

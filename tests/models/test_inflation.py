@@ -9,6 +9,7 @@ import tf_keras as keras
 from garden_encoder import randomize
 
 from cvrl_tf.models import inflation
+from cvrl_tf.models.r2plus1d import R2Plus1D
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
 IMAGE = np.random.default_rng(0).uniform(size=(2, 64, 96, 3)).astype(np.float32)
@@ -245,3 +246,5 @@ def test_what_does_not_fit_is_named() -> None:
         inflation.from_encoder(encoder)
     with pytest.raises(ValueError, match="No inflation 'middle'; choose one of center, mean"):
         inflation.inflated_kernel(np.zeros([1, 1, 1, 1]), 3, "middle")
+    with pytest.raises(ValueError, match="Only a ResNet3D .* not a R2Plus1D"):
+        inflation.from_encoder(R2Plus1D(10, 0.125))

@@ -14,6 +14,7 @@ from garden_encoder import garden_r3d50, randomize
 
 from cvrl_tf import checkpoints
 from cvrl_tf.models import model_garden
+from cvrl_tf.models.r2plus1d import R2Plus1D
 from cvrl_tf.models.resnet3d import ResNet3D
 
 LAYER = "backbone/layer_with_weights"
@@ -138,4 +139,6 @@ def test_basic_blocks_have_no_place_in_the_layout(tmp_path: Path) -> None:
     encoder.build()
     with pytest.raises(ValueError, match="bottlenecks only"):
         model_garden.save(encoder, tmp_path / "never")
+    with pytest.raises(ValueError, match="Only a ResNet3D .* not a R2Plus1D"):
+        model_garden.save(R2Plus1D(10, 0.125), tmp_path / "never")
     assert not list(tmp_path.iterdir())

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, sampling
 from safetensors.numpy import save_file
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.models import inflation
+from cvrl_tf.models.r2plus1d import R2Plus1D
 from cvrl_tf.models.resnet3d import ResNet3D
 
 
@@ -73,3 +74,12 @@ def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     done = inflate(tmp_path / "nothing", tmp_path / "run")
     assert done.returncode == 1 and "No checkpoint at" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_like_a_run_of_another_encoder(tmp_path: Path) -> None:
+    encoder = R2Plus1D(10, 0.125)
+    encoder.build()
+    checkpoints.save_as_run(encoder, sampling(8, 40), tmp_path / "run")
+    done = inflate(tmp_path / "never", tmp_path / "out", f"--like={tmp_path / 'run'}")
+    assert done.returncode == 1 and "Only a ResNet3D can be inflated" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
