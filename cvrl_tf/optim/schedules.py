@@ -31,3 +31,21 @@ def warmup_cosine(
     return lr_schedule.LinearWarmup(
         cosine, warmup_steps=steps_per_epoch * warmup_epochs, warmup_learning_rate=0.0
     )
+
+
+def constant(
+    steps_per_epoch: int,
+    epochs: int,
+    global_batch: int,
+    learning_rate: float,
+    base_batch: int,
+) -> float:
+    """The same rate in all steps.
+
+    Args:
+      steps_per_epoch, epochs, global_batch: facts of the run, from the runner.
+      learning_rate: for a batch of `base_batch`; scaled linearly to `global_batch`.
+      base_batch: the batch that `learning_rate` was chosen for.
+    """
+    del steps_per_epoch, epochs
+    return learning_rate * global_batch / base_batch

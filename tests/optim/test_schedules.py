@@ -7,7 +7,7 @@ import pytest
 import tf_keras as keras
 from official.modeling.optimization import lars
 
-from cvrl_tf.optim.schedules import warmup_cosine
+from cvrl_tf.optim.schedules import constant, warmup_cosine
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -67,3 +67,7 @@ def test_lars_takes_the_schedule() -> None:
     assert moved.max() > 0
     np.testing.assert_allclose(kernel, [[3, 4]] - moved, rtol=1e-6)
     assert int(optimizer.iterations) == 2
+
+
+def test_a_constant_rate_is_scaled_to_the_batch() -> None:
+    assert constant(10, 40, global_batch=32, learning_rate=1e-3, base_batch=8) == 4e-3
