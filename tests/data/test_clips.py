@@ -22,6 +22,14 @@ def draw(sampler: clips.UniformClips, length: int, count: int) -> np.ndarray:
     return next(data.as_numpy_iterator())
 
 
+def draw_positions(sampler: clips.ClipSampler, length: int, count: int) -> np.ndarray:
+    """Positions of many seeds, before looping, [count, V, T]."""
+    seeds = np.stack([np.arange(count), np.full(count, 7)], axis=1).astype(np.int32)
+    data = tf.data.Dataset.from_tensor_slices(seeds)
+    data = data.map(lambda seed: sampler(tf.constant(length), seed)).batch(count)
+    return next(data.as_numpy_iterator())
+
+
 ALL = [
     clips.UniformClips(16, 2, 2),
     clips.DecreasingPair(16, 2),
@@ -115,3 +123,96 @@ def test_even_clips() -> None:
 def test_same_seed_same_clip() -> None:
     first, second = (draw(clips.DecreasingPair(16, 2), 250, 10) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(("stride", "gap"), [(1, 8), (2, 0)])
+def test_consecutive_clips_follow_each_other(stride: int, gap: int) -> None:
+    sampler = clips.ConsecutiveClips(16, stride, num_clips=3, gap=gap)
+    positions = draw_positions(sampler, 250, 20_000)
+    assert positions.shape == (20_000, 3, 16)
+    np.testing.assert_array_equal(np.diff(positions, axis=2), stride)
+    starts = positions[:, :, 0]
+    step = 16 * stride + gap
+    np.testing.assert_array_equal(np.diff(starts, axis=1), step)
+    # What leaves the last frame of the last clip inside.
+    count = 250 - 2 * step - 15 * stride
+    assert starts[:, 0].min() == 0 and positions.max() == 249
+    assert stats.chisquare(np.bincount(starts[:, 0], minlength=count)).pvalue > 1e-3
+    assert starts[:, 0].max() == count - 1
+
+
+@pytest.mark.parametrize("length", [1, 30, 64])
+def test_consecutive_clips_of_short_videos_begin_at_their_start(length: int) -> None:
+    sampler = clips.ConsecutiveClips(16, 1, num_clips=3, gap=8)  # which span 64 frames
+    positions = draw_positions(sampler, length, 20)
+    expected = np.array([0, 24, 48])[:, None] + np.arange(16)
+    np.testing.assert_array_equal(positions, np.broadcast_to(expected, positions.shape))
+
+
+def test_paces_are_those_given_in_order() -> None:
+    sampler = clips.PacedClips(16, 2, paces=(1, 4))
+    assert sampler.num_clips == 2
+    positions = draw_positions(sampler, 250, 20_000)
+    for view, pace in enumerate((1, 4)):
+        np.testing.assert_array_equal(np.diff(positions[:, view]), 2 * pace)
+        count = 250 - 15 * 2 * pace
+        starts = positions[:, view, 0]
+        assert starts.max() == count - 1 and positions[:, view].max() == 249
+        assert stats.chisquare(np.bincount(starts, minlength=count)).pvalue > 1e-3
+    assert abs(np.corrcoef(positions[:, :, 0].T)[0, 1]) < 0.03
+
+
+def test_drawn_paces_are_uniform_and_independent() -> None:
+    sampler = clips.PacedClips(8, 1, paces=(1, 2, 3, 5), drawn_clips=2)
+    assert sampler.num_clips == 2
+    positions = draw_positions(sampler, 250, 20_000)
+    paces = np.diff(positions)
+    np.testing.assert_array_equal(paces, np.broadcast_to(paces[..., :1], paces.shape))
+    both = np.searchsorted([1, 2, 3, 5], paces[..., 0])
+    np.testing.assert_array_equal(np.array([1, 2, 3, 5])[both], paces[..., 0])
+    counts = np.bincount(4 * both[:, 0] + both[:, 1], minlength=16)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    starts = positions[..., 0]
+    for place, pace in enumerate((1, 2, 3, 5)):
+        mine = starts[both == place]
+        count = 250 - 7 * pace
+        assert stats.chisquare(np.bincount(mine, minlength=count)).pvalue > 1e-3
+
+
+def test_paced_clips_of_short_videos_begin_at_their_start() -> None:
+    positions = draw_positions(clips.PacedClips(8, 1, paces=(1, 4)), 10, 50)
+    assert set(positions[:, 0, 0]) == {0, 1, 2}
+    expected = 4 * np.arange(8)
+    np.testing.assert_array_equal(positions[:, 1], np.broadcast_to(expected, (50, 8)))
+
+
+def placement(sampler: clips.ClipSampler, length: int, rate: float, fps: float | None) -> tuple:
+    """Positions, frames and loops, each [V, T]."""
+    found = clips.place(sampler, tf.constant(length), tf.constant([0, 7]), tf.constant(rate), fps)
+    return found.positions.numpy(), found.frames.numpy(), found.loops.numpy()
+
+
+def test_a_short_video_loops() -> None:
+    sampler = clips.ConsecutiveClips(4, 1, num_clips=3, gap=2)
+    positions, frames, loops = placement(sampler, 7, 0.0, None)
+    np.testing.assert_array_equal(positions, [[0, 1, 2, 3], [6, 7, 8, 9], [12, 13, 14, 15]])
+    np.testing.assert_array_equal(frames, [[0, 1, 2, 3], [6, 0, 1, 2], [5, 6, 0, 1]])
+    np.testing.assert_array_equal(loops, [[0, 0, 0, 0], [0, 1, 1, 1], [1, 1, 2, 2]])
+
+
+def test_a_rate_is_counted_in_time() -> None:
+    sampler = clips.EvenClips(4, 2, num_clips=1)
+    # 40 frames at 20 a second are 20 at 10: the clip of 8 is in their middle.
+    positions, frames, loops = placement(sampler, 40, 20.0, 10.0)
+    np.testing.assert_array_equal(positions, [[6, 8, 10, 12]])
+    np.testing.assert_array_equal(frames, 2 * positions)
+    np.testing.assert_array_equal(loops, np.zeros((1, 4)))
+    # An unknown rate is taken as it is.
+    positions, frames, _ = placement(sampler, 40, 0.0, 10.0)
+    np.testing.assert_array_equal(positions, [[16, 18, 20, 22]])
+    np.testing.assert_array_equal(frames, positions)
+    # 10 frames at 30 a second are 5 at 15, counted from 0 again where the video begins anew.
+    positions, frames, loops = placement(clips.EvenClips(4, 2, num_clips=1), 10, 30.0, 15.0)
+    np.testing.assert_array_equal(positions, [[0, 2, 4, 6]])
+    np.testing.assert_array_equal(frames, [[0, 4, 8, 2]])
+    np.testing.assert_array_equal(loops, [[0, 0, 0, 1]])

@@ -185,6 +185,77 @@ def test_two_views_of_a_video_come_from_it(tmp_path: Path, one_worker: Contexts)
     assert len(np.unique(times[:, :, 0])) > 3
 
 
+def with_rate(folder: Path, rate: float) -> Path:
+    """Writes a frame rate into all records of a folder."""
+    for shard in folder.glob("train-*"):
+        examples = [
+            tf.train.SequenceExample.FromString(record.numpy())
+            for record in tf.data.TFRecordDataset(str(shard))
+        ]
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            for example in examples:
+                example.context.feature[schema.FRAME_RATE].float_list.value.append(rate)
+                writer.write(example.SerializeToString())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short_ramps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos of 10 frames at 5 a second; frame i has the gray value 4 * i."""
+    folder = tmp_path_factory.mktemp("short_ramps")
+    return with_rate(write_records(folder, [ramp_video(10, 32, 32)] * 6), 5.0)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        clips.ConsecutiveClips(4, 1, num_clips=2, gap=1),  # 9 frames
+        clips.ConsecutiveClips(4, 2, num_clips=3, gap=3),  # 29 frames: loops twice
+        clips.PacedClips(4, 1, paces=(1, 3)),  # just fits
+    ],
+    ids=repr,
+)
+def test_positions_and_seconds_tell_the_frames(
+    sampler: clips.ClipSampler, short_ramps: Path, one_worker: Contexts
+) -> None:
+    data = pipeline.Pipeline(short_ramps, sampler, views.RandomResizedCrop(16))
+    (batch,) = take(data.train_batches(6, 0, 0, one_worker(1)), 1)
+    positions, seconds = batch["positions"], batch["seconds"]
+    assert positions.shape == seconds.shape == batch["frames"].shape[:3]
+    assert positions.dtype == np.int32 and seconds.dtype == np.float32
+    gray = np.round(batch["frames"].astype(float).mean(axis=(3, 4, 5)) / 4)
+    np.testing.assert_array_equal(positions % 10, gray)
+    # They go on where a video begins anew.
+    strides = np.diff(positions, axis=2)
+    assert strides.min() > 0
+    np.testing.assert_array_equal(strides, np.broadcast_to(strides[:1, :, :1], strides.shape))
+    assert (positions.max() >= 20) == (sampler.stride == 2)
+    np.testing.assert_allclose(seconds, positions / 5, rtol=1e-5)
+
+
+def test_positions_count_in_the_rate_of_the_sampler(
+    short_ramps: Path, one_worker: Contexts
+) -> None:
+    sampler = clips.ConsecutiveClips(4, 1, num_clips=2)  # 8 frames; the video has 5 of this rate
+    data = pipeline.Pipeline(short_ramps, sampler, views.RandomResizedCrop(16), fps=2.5)
+    (batch,) = take(data.train_batches(6, 0, 0, one_worker(1)), 1)
+    np.testing.assert_array_equal(
+        batch["positions"], np.tile([[0, 1, 2, 3], [4, 5, 6, 7]], (6, 1, 1))
+    )
+    gray = np.round(batch["frames"].astype(float).mean(axis=(3, 4, 5)) / 4)
+    np.testing.assert_array_equal(gray, 2 * (batch["positions"] % 5))
+    np.testing.assert_allclose(batch["seconds"], batch["positions"] / 2.5, rtol=1e-5)
+
+
+def test_crops_of_a_clip_have_its_positions(short_ramps: Path, one_worker: Contexts) -> None:
+    data = pipeline.Pipeline(short_ramps, clips.EvenClips(4, 1, 2), views.EvenCrops(16, 32, 3))
+    (batch, *_) = take(data.eval_batches(6, one_worker(1)), 1)
+    assert batch["frames"].shape[1] == 6
+    starts = batch["positions"][:, :, 0]
+    np.testing.assert_array_equal(starts, np.tile([0, 0, 0, 6, 6, 6], (6, 1)))
+    np.testing.assert_allclose(batch["seconds"], batch["positions"] / 5, rtol=1e-5)
+
+
 def test_missing_things_are_named(noise_records: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         training(tmp_path / "nowhere")
