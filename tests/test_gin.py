@@ -89,6 +89,13 @@ def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path
     assert run.model.head.output_layer.units == 128
 
 
+@pytest.mark.parametrize("recipe", ["pretrain/k400", "methods/rotation", "methods/clip_order"])
+def test_micro_batch_reaches_the_task(recipe: str, parameters: list[str], tmp_path: Path) -> None:
+    bindings = [*parameters, "MICRO_BATCH=4", "resnet3d.ResNet3D.depth=10"]
+    gin.parse_config_files_and_bindings([f"gin/{recipe}.gin"], bindings)
+    assert gin.get_configurable(Run)(model_dir=tmp_path / "new").model._micro_batch == 4
+
+
 def test_lars_goes_behind_a_recipe(parameters: list[str], tmp_path: Path) -> None:
     from official.modeling.optimization import lars
 
