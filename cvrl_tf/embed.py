@@ -2,7 +2,7 @@
 
 VIDEOS are files of any codec, and folders of such files. The output has a row a clip: video, start
 and end in seconds, feature; and embedding and probability where the model has them. Its clips and
-crops are those of evaluation. A call that was stopped goes on with the same command.
+crops are those of evaluation. Interrupted calls resume: rerun the same command.
 """
 
 import sys
@@ -12,7 +12,6 @@ from absl import app, flags
 
 from cvrl_tf import commands
 from cvrl_tf.inference import feature_file
-from cvrl_tf.inference.embedder import Embedder, embed_videos, listed
 
 commands.define_embedder_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "A .parquet or .npz file.", required=True)
@@ -32,6 +31,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"--output={str(output)!r} must end with {' or '.join(feature_file.FORMATS)}.")
     if output.suffix == ".parquet":
         commands.needs("pyarrow", "search")
+    # Not needed for --help, and it brings TensorFlow.
+    from cvrl_tf.inference.embedder import Embedder, embed_videos, listed
 
     with commands.explained():
         videos = listed(inputs)
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
         try:
             skipped = embed_videos(embedder, videos, output, flags.FLAGS.workers)
         except KeyboardInterrupt:
-            print("\nStopped; the same command goes on.", file=sys.stderr)
+            print("\nStopped. Rerun the same command to resume.", file=sys.stderr)
             sys.exit(130)
     written = len(videos) - len(skipped)
     print(f"Wrote {embedder.views['num_clips']} clips of each of {written} videos to {output}.")

@@ -33,11 +33,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What is installed on one leg alone: that of the latest TensorFlow, or that of the extra [addons],
 # whose tests `make addons-test` runs.
 _NEEDS = {
-    "evaluation/test_index.py": "faiss",
+    "inference/test_index.py": "faiss",
     "test_addons.py": "tensorflow_addons",
     "test_documentation.py": "nbclient",
-    "test_serving.py": "fastapi",
-    "test_tensorflow_serving.py": "tensorflow_serving",
+    "inference/test_server.py": "fastapi",
+    "inference/test_tensorflow_serving.py": "tensorflow_serving",
 }
 collect_ignore = [file for file, needed in _NEEDS.items() if not importlib.util.find_spec(needed)]
 
