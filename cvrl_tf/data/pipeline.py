@@ -9,7 +9,7 @@ import tensorflow as tf
 from etils import epath
 
 from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import records, schema, views
+from cvrl_tf.data import record_views, records, schema, views
 from cvrl_tf.data.sampling import Sampling
 
 # Which draw a seed is for; folded into the seed of the example.
@@ -286,9 +286,9 @@ class Pipeline:
             )
 
         clip_seed, crop_seeds = draw(_CLIPS, 1)[0], draw(_CROPS, self._clips.num_clips)
-        placed = _placed(record, self._clips, clip_seed, self._fps)
+        placed = record_views.placed(record, self._clips, clip_seed, self._fps)
         frames = views.extract(record["frames"], placed.frames, self._crop, crop_seeds)
-        when = {"positions": placed.positions, "seconds": _seconds(record, placed)}
+        when = {"positions": placed.positions, "seconds": record_views.seconds(record, placed)}
         seeds = draw(_PHOTOMETRIC, self.num_views)
         if self._augment is not None:
             frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
@@ -299,52 +299,6 @@ class Pipeline:
         }
         label = record["label"]
         return {"frames": frames, "seeds": seeds, **of_views, "label": label, "weight": weight}
-
-
-def evaluation_views(
-    serialized: tf.Tensor, sampling: Sampling, num_clips: int, num_crops: int
-) -> tf.Tensor:
-    """Make the views of one record as `Pipeline.eval_batches` does, where nothing is drawn.
-
-    Args:
-      serialized: string [].
-      sampling: what a clip is.
-      num_clips: K, evenly spaced over the video.
-      num_crops: C of each clip.
-
-    Returns:
-      uint8 [K * C, T, size, size, 3]; a clip's crops stand side by side.
-
-    Raises:
-      InvalidArgumentError: it is no record, has no frames, or one that doesn't decode.
-    """
-    record = records.parse(serialized)
-    length = tf.size(record["frames"])
-    some = tf.debugging.assert_positive(length, "A record has at least one frame.")
-    seeds = tf.zeros([num_clips, 2], tf.int32)
-    with tf.control_dependencies([some]):
-        placed = _placed(record, sampling.clips(num_clips), seeds[0], sampling.fps)
-        crops = sampling.crops(num_crops)
-        return views.extract(record["frames"], placed.frames, crops, seeds)
-
-
-def _placed(
-    record: dict[str, tf.Tensor],
-    clips: clip_samplers.ClipSampler,
-    seed: tf.Tensor,
-    fps: float | None,
-) -> clip_samplers.Placement:
-    length = tf.size(record["frames"])
-    return clip_samplers.place(clips, length, seed, record["frame_rate"], fps)
-
-
-def _seconds(record: dict[str, tf.Tensor], placed: clip_samplers.Placement) -> tf.Tensor:
-    """Times of the chosen frames, float32 [V, T]; a video that loops is as long as its frames."""
-    times = record["times"]
-    length = tf.cast(tf.size(times), tf.float32)
-    # The last frame stays as long as the others do on average.
-    duration = (times[-1] - times[0]) * length / tf.maximum(length - 1, 1)
-    return tf.gather(times, placed.frames) + tf.cast(placed.loops, tf.float32) * duration
 
 
 def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips as clip_samplers
 from cvrl_tf.data import records
-from cvrl_tf.data.pipeline import evaluation_views
+from cvrl_tf.data.record_views import evaluation_views
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.inference import feature_file
 from cvrl_tf.inference.feature_file import ClipFeatures
@@ -99,7 +99,7 @@ class Embedder:
         return self.views["num_clips"] * self.views["num_crops"]
 
     def views_of(self, record: bytes) -> tf.Tensor:
-        """The views of a video; see `pipeline.evaluation_views`."""
+        """The views of a video; see `record_views.evaluation_views`."""
         return self._views_of(record)
 
     def results_of(self, views: tf.Tensor, count: int) -> Results:

@@ -29,7 +29,7 @@ import tf_keras as keras
 
 from cvrl_tf import checkpoints
 from cvrl_tf.checkpoints import SavedRun
-from cvrl_tf.data import pipeline
+from cvrl_tf.data import record_views
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.models.encoder import Encoder
 
@@ -75,7 +75,7 @@ class ExportedEncoder(tf.Module):
         if classifier is not None:
             self._spec["probability"] = tf.TensorSpec([classifier.units])
         self._center = sampling.crops(1)
-        self._views_of = lambda record: pipeline.evaluation_views(
+        self._views_of = lambda record: record_views.evaluation_views(
             record, sampling, num_clips, num_crops
         )
 

@@ -130,48 +130,49 @@ def _log_sum_exp(
 
     Only the first is differentiable.
     """
-    num_queries, num_keys = tf.shape(queries)[0], tf.shape(keys)[0]
-    query_blocks, key_blocks = -(-num_queries // block), -(-num_keys // block)
-
-    def padded(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """[R, ...] as [count, block, ...], filled up with zeros."""
-        missing = count * block - tf.shape(rows)[0]
-        rows = tf.pad(rows, [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)])
-        return tf.reshape(rows, tf.concat([[count, block], tf.shape(rows)[1:]], axis=0))
-
-    own = padded(anchors, query_blocks)
-    numbers = tf.reshape(tf.range(key_blocks * block), [key_blocks, block])
-
-    def logits(q: tf.Tensor, k: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-        """Of blocks i and j, [block, block]."""
-        excluded = (own[i][:, tf.newaxis] == numbers[j]) | (numbers[j] >= num_keys)
-        return tf.where(excluded, _EXCLUDED, tf.matmul(q[i], k[j], transpose_b=True) / temperature)
-
-    def add_up(step: Callable, count: tf.Tensor, start: tuple) -> tuple:
-        """What is left of `start` after `step` for every block."""
-        return tf.while_loop(
-            lambda j, *_: j < count,
-            lambda j, *state: (j + 1, *step(j, *state)),
-            (0, *start),
-            parallel_iterations=1,
-        )[1:]
-
-    def for_all(of_block: Callable, count: tf.Tensor, signature: Any) -> Any:
-        """What `of_block` gives for each block, row by row; one after the other, to save memory."""
-        found = tf.map_fn(
-            of_block, tf.range(count), fn_output_signature=signature, parallel_iterations=1
-        )
-        return tf.nest.map_structure(
-            lambda rows: tf.reshape(rows, tf.concat([[-1], tf.shape(rows)[2:]], axis=0)), found
-        )
+    blocks = _Blocks(anchors, tf.shape(keys)[0], temperature, block)
 
     @tf.custom_gradient
     def forward(queries: tf.Tensor, keys: tf.Tensor) -> tuple:
-        q, k = padded(queries, query_blocks), padded(keys, key_blocks)
+        q, k = blocks.of_queries(queries), blocks.of_keys(keys)
+        outputs = blocks.log_sum_exp(q, k)
+
+        def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return blocks.gradients(q, k, outputs[0], upstream)
+
+        return outputs, gradient
+
+    return forward(queries, keys)
+
+
+class _Blocks:
+    """Similarities of queries and keys, `block` x `block` at a time."""
+
+    def __init__(
+        self, anchors: tf.Tensor, num_keys: tf.Tensor, temperature: float, block: int
+    ) -> None:
+        self._num_queries, self._num_keys = tf.shape(anchors)[0], num_keys
+        self._temperature, self._block = temperature, block
+        self._query_blocks = -(-self._num_queries // block)
+        self._key_blocks = -(-num_keys // block)
+        self._own = self.of_queries(anchors)
+        self._numbers = tf.reshape(tf.range(self._key_blocks * block), [self._key_blocks, block])
+
+    def of_queries(self, rows: tf.Tensor) -> tf.Tensor:
+        """Rows [n, ...] as blocks [count, block, ...], filled up with zeros."""
+        return self._padded(rows, self._query_blocks)
+
+    def of_keys(self, rows: tf.Tensor) -> tf.Tensor:
+        """Rows [2N, ...] as blocks [count, block, ...], filled up with zeros."""
+        return self._padded(rows, self._key_blocks)
+
+    def log_sum_exp(self, q: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What `_log_sum_exp` returns, of blocks of queries and keys."""
+        block = self._block
 
         def of_queries(i: tf.Tensor) -> tuple:
             def step(j: tf.Tensor, top: Any, nearest: Any, total: Any, weighted: Any) -> tuple:
-                x = logits(q, k, i, j)
+                x = self._logits(q, k, i, j)
                 new_top = tf.maximum(top, tf.reduce_max(x, axis=1))
                 here = j * block + tf.argmax(x, axis=1, output_type=tf.int32)
                 nearest = tf.where(new_top > top, here, nearest)
@@ -182,38 +183,71 @@ def _log_sum_exp(
 
             zeros = tf.zeros([block])
             start = (zeros + 2 * _EXCLUDED, tf.zeros([block], tf.int32), zeros, zeros)
-            top, nearest, total, weighted = add_up(step, key_blocks, start)
+            top, nearest, total, weighted = _add_up(step, self._key_blocks, start)
             everything = top + tf.math.log(total)
             return everything, nearest, everything - weighted / total
 
         row = tf.TensorSpec([block])
-        outputs = for_all(of_queries, query_blocks, (row, tf.TensorSpec([block], tf.int32), row))
-        everything, nearest, entropy = (rows[:num_queries] for rows in outputs)
+        signature = (row, tf.TensorSpec([block], tf.int32), row)
+        outputs = _for_all(of_queries, self._query_blocks, signature)
+        everything, nearest, entropy = (rows[: self._num_queries] for rows in outputs)
+        return everything, nearest, entropy
 
-        def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            lse, weight = padded(everything, query_blocks), padded(upstream, query_blocks)
+    def gradients(
+        self, q: tf.Tensor, k: tf.Tensor, everything: tf.Tensor, upstream: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """By queries and keys, of the log-sum-exp weighted by `upstream`, float32 [n]."""
+        lse, weight = self.of_queries(everything), self.of_queries(upstream)
 
-            def slopes(i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-                """Of the sum of the weighted outputs by the similarities, [block, block]."""
-                p = tf.exp(logits(q, k, i, j) - lse[i][:, tf.newaxis])
-                return p * weight[i][:, tf.newaxis] / temperature
+        def slopes(i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+            """Of the sum of the weighted outputs by the similarities, [block, block]."""
+            p = tf.exp(self._logits(q, k, i, j) - lse[i][:, tf.newaxis])
+            return p * weight[i][:, tf.newaxis] / self._temperature
 
-            def of_query(i: tf.Tensor) -> tf.Tensor:
-                def step(j: tf.Tensor, total: tf.Tensor) -> tuple:
-                    return (total + tf.matmul(slopes(i, j), k[j]),)
+        def of_query(i: tf.Tensor) -> tf.Tensor:
+            def step(j: tf.Tensor, total: tf.Tensor) -> tuple:
+                return (total + tf.matmul(slopes(i, j), k[j]),)
 
-                return add_up(step, key_blocks, (tf.zeros_like(q[0]),))[0]
+            return _add_up(step, self._key_blocks, (tf.zeros_like(q[0]),))[0]
 
-            def of_key(j: tf.Tensor) -> tf.Tensor:
-                def step(i: tf.Tensor, total: tf.Tensor) -> tuple:
-                    return (total + tf.matmul(slopes(i, j), q[i], transpose_a=True),)
+        def of_key(j: tf.Tensor) -> tf.Tensor:
+            def step(i: tf.Tensor, total: tf.Tensor) -> tuple:
+                return (total + tf.matmul(slopes(i, j), q[i], transpose_a=True),)
 
-                return add_up(step, query_blocks, (tf.zeros_like(k[0]),))[0]
+            return _add_up(step, self._query_blocks, (tf.zeros_like(k[0]),))[0]
 
-            rows = tf.TensorSpec([block, queries.shape[1]])
-            by_query = for_all(of_query, query_blocks, rows)[:num_queries]
-            return by_query, for_all(of_key, key_blocks, rows)[:num_keys]
+        rows = tf.TensorSpec([self._block, q.shape[-1]])
+        by_query = _for_all(of_query, self._query_blocks, rows)[: self._num_queries]
+        return by_query, _for_all(of_key, self._key_blocks, rows)[: self._num_keys]
 
-        return (everything, nearest, entropy), gradient
+    def _padded(self, rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        missing = count * self._block - tf.shape(rows)[0]
+        rows = tf.pad(rows, [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)])
+        return tf.reshape(rows, tf.concat([[count, self._block], tf.shape(rows)[1:]], axis=0))
 
-    return forward(queries, keys)
+    def _logits(self, q: tf.Tensor, k: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+        """Of blocks i and j, [block, block]."""
+        itself = self._own[i][:, tf.newaxis] == self._numbers[j]
+        excluded = itself | (self._numbers[j] >= self._num_keys)
+        similarity = tf.matmul(q[i], k[j], transpose_b=True) / self._temperature
+        return tf.where(excluded, _EXCLUDED, similarity)
+
+
+def _add_up(step: Callable, count: tf.Tensor, start: tuple) -> tuple:
+    """What is left of `start` after `step` for every block."""
+    return tf.while_loop(
+        lambda j, *_: j < count,
+        lambda j, *state: (j + 1, *step(j, *state)),
+        (0, *start),
+        parallel_iterations=1,
+    )[1:]
+
+
+def _for_all(of_block: Callable, count: tf.Tensor, signature: Any) -> Any:
+    """What `of_block` gives for each block, row by row; one after the other, to save memory."""
+    found = tf.map_fn(
+        of_block, tf.range(count), fn_output_signature=signature, parallel_iterations=1
+    )
+    return tf.nest.map_structure(
+        lambda rows: tf.reshape(rows, tf.concat([[-1], tf.shape(rows)[2:]], axis=0)), found
+    )

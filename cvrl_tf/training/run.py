@@ -16,6 +16,7 @@ from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.tasks.task import Task
 from cvrl_tf.training import callbacks, failures, run_folder, view_sheet
+from cvrl_tf.training.progress import Progress
 from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
 
@@ -82,7 +83,7 @@ class Run:
                 steps_per_execution=execution.steps_per_execution,
             )
             _create_slots(self.model)
-            self._progress = checkpoints.Progress(self._seed, self.steps_per_epoch)
+            self._progress = Progress(self._seed, self.steps_per_epoch)
         self._check_metric(checkpointing.best_metric)
         self._manager = self._checkpoint_manager("checkpoints", checkpointing.keep)
         self._best_manager = self._checkpoint_manager("best", 1)
