@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     from cvrl_tf.inference.embedder import Embedder, embed_videos
     from cvrl_tf.inference.feature_file import ClipFeatures
     from cvrl_tf.preparation import decoding
-    from cvrl_tf.reports import html
+    from cvrl_tf.reports import gallery, html
 
     (query,) = queries
     decoding.quiet()
@@ -56,10 +56,16 @@ def main(argv: list[str]) -> None:
         for each in found:
             print(f"{each.cosine:6.3f}  {each.start:8.2f} to {each.end:8.2f} s  {each.video}")
         middle = len(clips.videos) // 2
-        shown = [(query, index.picture(query, clips.starts[middle], clips.ends[middle]), "query")]
+        shown = [
+            (
+                query,
+                gallery.picture_of_clip(query, clips.starts[middle], clips.ends[middle]),
+                "query",
+            )
+        ]
         for each in found:
             caption = f"{each.cosine:.3f}  {Path(each.video).name}, {each.start:.1f} s"
-            shown.append((caption, index.picture(each.video, each.start, each.end), ""))
+            shown.append((caption, gallery.picture_of_clip(each.video, each.start, each.end), ""))
         shown_html = html.row(*((caption, content, "webp", of) for caption, content, of in shown))
         section = html.Section(f"Videos like {query}", shown_html)
         Path(_OUTPUT.value).write_text(html.page("Search", [section]), encoding="utf-8")
