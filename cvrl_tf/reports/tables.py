@@ -203,42 +203,52 @@ def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]
 
 
 def markdown(runs: Sequence[Measurement]) -> str:
-    """All tables. Top-1 in percent: the paper's figure; ours with its bounds (`Cell.measured`); and
-    how much ours is higher, in points."""
-    parts = [f"{LEGEND}\n"]
-    for number, table in TABLES.items():
-        rows = cells(number, runs)
-        columns = list(next(iter(rows.values())))
-        parts.append(f"## Table {number}. {table.title}\n")
-        parts.append(_markdown_row(["", *columns]) + _markdown_row(["---"] * (1 + len(columns))))
-        parts += [_markdown_row([row, *map(str, of.values())]) for row, of in rows.items()]
-        parts.append("\n")
+    """Write all tables as Markdown: those with a run, the runs, then those without.
+
+    Top-1 in percent: the paper's figure; ours with its bounds (`Cell.measured`); and how much ours
+    is higher, in points.
+    """
+    numbers = {run.table for run in runs}
+    measured = [_markdown_table(number, runs) for number in TABLES if number in numbers]
+    others = [_markdown_table(number, runs) for number in TABLES if number not in numbers]
+    parts = [f"# The paper's tables\n\n{LEGEND}\n", *measured, _markdown_runs(runs)]
+    if others:
+        parts += ["\n# Tables without a run\n", *others]
+    return "\n".join(parts)
+
+
+def _markdown_table(number: str, runs: Sequence[Measurement]) -> str:
+    rows = cells(number, runs)
+    columns = list(next(iter(rows.values())))
+    return f"## Table {number}. {TABLES[number].title}\n\n" + _markdown(
+        ["", *columns], [[row, *map(str, of.values())] for row, of in rows.items()]
+    )
+
+
+def _markdown_runs(runs: Sequence[Measurement]) -> str:
     names = ["cell", "top-1, %", "protocol", "labeled videos", "epochs", "seed", "source"]
-    parts.append("## Runs\n\n" + _markdown_row(names) + _markdown_row(["---"] * len(names)))
-    for run in runs:
-        before, with_labels = run.epochs
-        parts.append(
-            _markdown_row(
-                [
-                    f"{run.table}, {run.row}, {run.column}",
-                    f"{100 * run.top1.value:.1f}",
-                    run.protocol,
-                    f"{run.training_videos:,}",
-                    f"{'?' if before is None else before} + {with_labels}",
-                    str(run.seed),
-                    f"`{run.source}`",
-                ]
-            )
-        )
-    return "".join(parts)
+    rows = [
+        [
+            f"{run.table}, {run.row}, {run.column}",
+            f"{100 * run.top1.value:.1f}",
+            run.protocol,
+            f"{run.training_videos:,}",
+            " + ".join("?" if epochs is None else str(epochs) for epochs in run.epochs),
+            str(run.seed),
+            f"`{run.source}`",
+        ]
+        for run in runs
+    ]
+    return "## Runs\n\n" + _markdown(names, rows)
 
 
-def _markdown_row(values: Sequence[str]) -> str:
-    return "| " + " | ".join(values) + " |\n"
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def comma_separated(runs: Sequence[Measurement]) -> str:
-    """All cells, one a line; what is not there is empty."""
+    """Write all cells as CSV, one a line. Missing values are empty."""
     text = io.StringIO()
     names = ["table", "row", "column", "paper", "measured", "low", "high", "difference", "runs"]
     writer = csv.writer(text, lineterminator="\n")
