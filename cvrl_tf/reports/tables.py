@@ -1,8 +1,8 @@
-"""Tables 1 to 4 of the paper: its figures, and beside them what runs have measured.
+"""Tables 1 to 4 of the paper: its figures, and beside them the measured ones.
 
-A run says which row it is by its parameter `cell`, such as "4/TA+SA": the table and the row. The
-column is the data set, which is the name of its folder without `_splitN`, and for table 3 the share
-of the labels, which is the split's name. `measurements` reads them from the files of runs.
+A run says which row it measures by its parameter `cell`, such as "4/TA+SA": the table and the row.
+The column is the name of the data set, without `_splitN`, and for table 3 also the share of the
+labels, from the name of the split. `measurements` reads them from the files of runs.
 """
 
 import csv
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvrl_tf.measures.metrics import Estimate
+from cvrl_tf.reports import recipes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,16 +164,22 @@ class Cell:
 
 
 def place(cell: str) -> tuple[str, str]:
-    """Table and row.
+    """Split a cell, such as "4/TA", into its table and row.
+
+    The rows of a table are the paper's, those of `BASELINES`, and those that recipes make.
 
     Raises:
-      ValueError: there is no such cell.
+      ValueError: there is no such row.
     """
-    table, _, row = cell.partition("/")
-    rows = {name: [*table.paper, *BASELINES.values()] for name, table in TABLES.items()}
-    if row not in rows.get(table, []):
-        known = [f"{name}/{row}" for name, of in rows.items() for row in of]
+    known = [
+        f"{number}/{row}"
+        for number, table in TABLES.items()
+        for row in (*table.paper, *BASELINES.values())
+    ]
+    known = list(dict.fromkeys([*known, *recipes.by_row()]))
+    if cell not in known:
         raise ValueError(f"cell={cell!r}: the tables have {', '.join(known)}.")
+    table, _, row = cell.partition("/")
     return table, row
 
 
