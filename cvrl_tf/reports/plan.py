@@ -5,7 +5,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cvrl_tf import files
@@ -178,11 +178,11 @@ class Plan:
         self._add(name, str(files.project() / "tools" / f"{tool}.py"), *flags)
 
     def _gin(
-        self, command: str, recipe: str, seed: int, macros: dict[str, str | None]
+        self, command: str, recipe: str, seed: int, macros: Mapping[str, str | None]
     ) -> list[str]:
         given = [recipe, *self._overlay(recipe)]
-        macros = {"DATA_DIR": str(self._request.data_dir), **macros}
-        params = [f"{name}={value!r}" for name, value in macros.items()]
+        bound = {"DATA_DIR": str(self._request.data_dir), **macros}
+        params = [f"{name}={value!r}" for name, value in bound.items()]
         params.append(f"{_SEEDED[command]}.seed={seed}")
         # Of the parameters of training, an evaluation knows the macros alone.
         known = r"\w+\s*=" if command == "cvrl_tf.evaluate" else ""
