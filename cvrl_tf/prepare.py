@@ -5,8 +5,8 @@
     python -m cvrl_tf.prepare --input=list.txt --root=videos --output=records
 
 The input is a folder with one folder a class; or a folder of unlabeled videos; or a text file of
-`path label` lines, where the label follows the last white space; or, with --format, the annotation
-of a data set:
+`path label` lines, where the label follows the last white space, or of paths alone; or, with
+--format, the annotation of a data set:
 
     --format=kinetics --input=train.csv --root=replacements --root=train
     --format=ucf101   --input=ucfTrainTestlist/trainlist01.txt --root=UCF-101
@@ -43,6 +43,9 @@ _FORMAT = flags.DEFINE_enum(
 )
 _ROOT = flags.DEFINE_multi_string(
     "root", [], "Folder of the videos, by default the input's; repeat it to search several in turn."
+)
+_NAME = flags.DEFINE_string(
+    "name", None, "Name of the data set, for results; by default the name of the output folder."
 )
 _SPLIT = flags.DEFINE_string("split", "train", "Name of the split to write.")
 _SHORT_SIDE = flags.DEFINE_integer(
@@ -118,6 +121,7 @@ def main(argv: list[str]) -> None:
             seed=_SEED.value,
             write=write,
             part=(_TASK.value, _NUM_TASKS.value),
+            name=_NAME.value,
         )
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"Error: {error}")

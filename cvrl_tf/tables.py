@@ -67,8 +67,9 @@ def main(argv: list[str]) -> None:
     request = _request()
     done = request.output / "done"
     with commands.explained():
-        infos = [schema.DatasetInfo.load(d) for d in (request.data_dir, *request.transfer_dirs)]
-        planned = plan.Plan(request, infos[0].splits)
+        folders = request.data_dir, *request.transfer_dirs
+        infos = {folder: schema.DatasetInfo.load(folder) for folder in folders}
+        planned = plan.Plan(request, infos)
         for table in sorted(set(_TABLE.value)):
             planned.add_table(table)
         left = steps.remaining(planned.steps, done)

@@ -5,10 +5,11 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cvrl_tf import files
+from cvrl_tf.data.schema import DatasetInfo
 from cvrl_tf.reports import recipes
 from cvrl_tf.reports.recipes import Recipe
 from cvrl_tf.reports.steps import Step
@@ -48,14 +49,14 @@ class Request:
 class Plan:
     """The steps of some tables, each once, in an order in which they can run."""
 
-    def __init__(self, request: Request, splits: Collection[str]) -> None:
+    def __init__(self, request: Request, infos: Mapping[Path, DatasetInfo]) -> None:
         """Begin an empty plan.
 
         Args:
           request: what to make tables of.
-          splits: the splits that the data has.
+          infos: of all records, by their folder.
         """
-        self._request, self._splits = request, splits
+        self._request, self._infos = request, infos
         self._steps: dict[str, Step] = {}
 
     @property
@@ -93,7 +94,7 @@ class Plan:
                 "Table 2 needs --transfer_dir: records of UCF-101, for example. Or leave it out."
             )
         for folder in self._request.transfer_dirs:
-            recipe = recipes.for_data("finetune", _data_name(folder), "ucf101")
+            recipe = recipes.for_data("finetune", self._data(folder), "ucf101")
             for row in [*self._rows("2"), _SCRATCH]:
                 self._train(
                     f"finetune/{folder.name}-{_slug(row)}",
@@ -107,8 +108,8 @@ class Plan:
         data = self._request.data_dir
         checkpoints: dict[str, str | None] = {r: self._encoder("3", r) for r in self._rows("3")}
         checkpoints[_SCRATCH] = None
-        for percent, recipe in recipes.shares(_data_name(data), "k400").items():
-            if f"train_{percent}pct" not in self._splits:
+        for percent, recipe in recipes.shares(self._data(data), "k400").items():
+            if f"train_{percent}pct" not in self._infos[data].splits:
                 flags = f"--data_dir={data}", f"--percent={percent}"
                 self._tool(f"subset/{percent}pct", "make_subset", *flags)
             for row, checkpoint in checkpoints.items():
@@ -122,6 +123,10 @@ class Plan:
                 recipe = recipes.by_row()[f"4/{row}"]
                 run = self._train(f"ablation/{name}", recipe.path, seed)
                 self._probe(f"4-{name}", f"4/{row}", run, seed)
+
+    def _data(self, folder: Path) -> str:
+        """Return the name of the data set of a folder, without the suffix of its split."""
+        return re.sub(r"_split\d+$", "", self._infos[folder].name)
 
     def _rows(self, table: str) -> list[str]:
         """List the rows that can be made: the reference first, then in the paper's order."""
@@ -156,7 +161,7 @@ class Plan:
     def _probe(self, name: str, cell: str, checkpoint: str, seed: int = 0) -> None:
         """Add the linear evaluation of an encoder and of random ones."""
         if self._request.protocol == "paper":
-            recipe = recipes.for_data("probe", _data_name(self._request.data_dir), "k400")
+            recipe = recipes.for_data("probe", self._data(self._request.data_dir), "k400")
             self._train(f"probe/{name}", recipe, seed, CHECKPOINT=checkpoint, CELL=cell)
             table = cell.partition("/")[0]
             random = {"CHECKPOINT": None, "CELL": f"{table}/Random weights"}
@@ -205,8 +210,3 @@ class Plan:
 def _slug(row: str) -> str:
     """Turn a row's name into one for folders: "TA+SA" into "ta_sa"."""
     return re.sub(r"\W+", "_", row.lower())
-
-
-def _data_name(folder: Path) -> str:
-    """Name the data set of a folder of records, without the suffix of its split."""
-    return re.sub(r"_split\d+$", "", folder.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cvrl_tf import files
+from cvrl_tf.data.schema import DatasetInfo
 from cvrl_tf.reports import plan, recipes, tables
 
 
@@ -57,7 +58,7 @@ def test_a_method_costs_its_recipe(project: Path) -> None:
     """Also one that the paper does not have."""
     (project / "gin" / "methods" / "mine.gin").write_text("# Rows:     1/Mine\n")
     assert tables.place("1/Mine") == ("1", "Mine")
-    planned = plan.Plan(plan.Request(Path("/data"), Path("/out")), [])
+    planned = plan.Plan(plan.Request(Path("/data"), Path("/out")), {})
     planned.add_table("1")
     assert [step.name for step in planned.steps] == [
         *("pretrain/cvrl", "probe/1-cvrl"),
@@ -74,13 +75,15 @@ def test_a_method_costs_its_recipe(project: Path) -> None:
 
 def test_protocols_are_those_of_the_data(project: Path) -> None:
     folders = [Path("/data/ucf101_split1"), Path("/data/hmdb51_split2"), Path("/data/mine")]
-    planned = plan.Plan(plan.Request(Path("/data/mine"), Path("/out"), folders), ["train_20pct"])
+    infos = {folder: DatasetInfo([], 256, {}, folder.name) for folder in folders}
+    planned = plan.Plan(plan.Request(folders[2], Path("/out"), folders), infos)
     planned.add_table("2")
     planned.add_table("3")
     recipe = {step.name: step.command[2] for step in planned.steps}
     assert recipe["finetune/ucf101_split1-cliporder"] == "--gin_file=gin/finetune/ucf101.gin"
     assert recipe["finetune/hmdb51_split2-supervised"] == "--gin_file=gin/finetune/hmdb51.gin"
     assert recipe["finetune/mine-cliporder"] == "--gin_file=gin/finetune/ucf101.gin"
+    assert recipe["subset/20pct"] == "--percent=20"
     assert recipe["semi/20pct-cvrl"] == "--gin_file=gin/semi/mine_20pct.gin"
     assert list(recipes.shares("other", "k400")) == ["0.5", "1", "10"]
 
