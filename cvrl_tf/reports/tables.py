@@ -22,8 +22,8 @@ class Table:
     """A table of the paper.
 
     Attributes:
-      title: what it shows.
-      paper: top-1 in percent, by row and column.
+      title: title of the table.
+      paper: the paper's top-1 in percent, by row and column.
     """
 
     title: str
@@ -86,11 +86,11 @@ TABLES = {
     ),
 }
 LEGEND = (
-    "Top-1, %. After the paper's figure stands the measured one, in brackets its 95 % interval "
-    "over the test videos or, of several runs, the lowest and the highest; then how many points it "
-    "is above the paper's."
+    "Top-1 in percent: the paper's figure; the measured figure with its 95 % interval over the "
+    "test videos or, of several runs, their mean with the lowest and the highest; and the "
+    "difference in points."
 )
-# Rows of ours, which stand below every table that has an evaluation on frozen features.
+# Baselines of `FrozenEvaluation`: rows below every table that it measures.
 BASELINES = {
     "random": "Random weights",
     "random_calibrated": "Random weights, calibrated statistics",
@@ -100,15 +100,15 @@ BASELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What one run measured of one cell.
+    """The figure of one cell by one run.
 
     Attributes:
       table, row, column: of the cell.
       top1: on the test videos.
-      protocol: how it came about.
-      training_videos: with labels.
-      epochs: of pretraining, None if its checkpoint doesn't say, and of training on the labels.
-      seed: of the run.
+      protocol: how it was measured.
+      training_videos: number of labeled training videos.
+      epochs: of pretraining, None if its run is unknown, and of training on the labels.
+      seed: seed of the run.
       source: the run's folder or the evaluation's file.
     """
 
@@ -125,15 +125,18 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A cell of a table: the paper's figure, if it has one, and ours, if there is any."""
+    """A cell of a table: the paper's figure, or None, and the runs that measured it."""
 
     paper: float | None
     runs: tuple[Measurement, ...]
 
     @property
     def measured(self) -> tuple[float, float, float] | None:
-        """Top-1 in percent with its bounds: of one run its 95 % interval over the test videos; of
-        several their mean, the lowest and the highest."""
+        """Top-1 in percent with its bounds, or None without a run.
+
+        Of one run, the bounds are its 95 % interval over the test videos. Of several, the figure is
+        their mean and the bounds are the lowest and the highest.
+        """
         values = [run.top1.value for run in self.runs]
         if not values:
             return None
@@ -143,12 +146,12 @@ class Cell:
 
     @property
     def known(self) -> bool:
-        """Whether there is any figure."""
+        """Whether there is a figure, the paper's or a measured one."""
         return self.paper is not None or bool(self.runs)
 
     @property
     def difference(self) -> float | None:
-        """Measured less the paper's, points."""
+        """The measured figure minus the paper's, in points; None if one of them is missing."""
         if self.paper is None or self.measured is None:
             return None
         return self.measured[0] - self.paper
@@ -184,13 +187,13 @@ def place(cell: str) -> tuple[str, str]:
 
 
 def _by_share(column: str) -> tuple[str, float]:
-    """Order of columns such as "mine 10 %"."""
+    """Return the sort key of a column, such as "mine 10 %"."""
     data, _, share = column.removesuffix(" %").rpartition(" ")
     return (data, float(share)) if column.endswith(" %") else (column, 0.0)
 
 
 def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]:
-    """A table with its measurements, by row and column: first those of the paper, then others."""
+    """Return the cells of a table by row and column: the paper's come first, then others."""
     paper = TABLES[table].paper
     by_cell = defaultdict(list)
     for run in runs:
