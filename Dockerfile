@@ -8,8 +8,8 @@ WORKDIR /home/cvrl/cvrl_tf
 
 # What is installed depends on these files alone, so that a change of code leaves the layer alone.
 ARG EXTRA=""
-COPY setup.cfg pyproject.toml constraints.txt ./
-RUN mkdir cvrl_tf && touch cvrl_tf/__init__.py \
+COPY setup.py setup.cfg pyproject.toml constraints.txt ./
+RUN mkdir cvrl_tf gin tools && touch cvrl_tf/__init__.py \
     && pip install --no-cache-dir -c constraints.txt -e ".${EXTRA:+[$EXTRA]}" \
     && mkdir runs && chown cvrl runs
 

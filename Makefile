@@ -28,10 +28,10 @@ define install
 	"$$python" -m venv $1 && $1/bin/python -m pip install -qq --no-compile -c $3 -e '.[$2]' && touch $1/installed
 endef
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(call install,.venv,test$(comma)dev$(comma)docs$(comma)search$(comma)serve$(comma)beam,constraints.txt,11,13,3.11-3.13)
 
-.venv-addons/installed: setup.cfg pyproject.toml constraints-addons.txt
+.venv-addons/installed: setup.py setup.cfg pyproject.toml constraints-addons.txt
 	$(call install,.venv-addons,addons$(comma)test,constraints-addons.txt,11,11,3.11)
 
 comma := ,

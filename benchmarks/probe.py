@@ -21,10 +21,10 @@ from cvrl_tf import checkpoints, distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.evaluation.features import FeatureStore, calibrate
-from cvrl_tf.evaluation.probe import linear_probe
+from cvrl_tf.evaluation.probe import Probe, linear_probe
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
-from cvrl_tf.reports import measurements
+from cvrl_tf.reports import runs
 from cvrl_tf.tasks.classify import Classifier
 from cvrl_tf.training.run import Run
 from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
@@ -91,7 +91,7 @@ def re_encoded(records: Path, folder: Path) -> float:
     kernel = run.model.classifier.kernel
     kernel.assign(np.zeros(kernel.shape))
     run.fit()
-    return measurements.log_lines(folder)[-1]["test/top1"]
+    return runs.Run.read(folder).curve("test/top1")[-1][1]
 
 
 def cached(
@@ -111,11 +111,7 @@ def cached(
         (train.views, train.labels),
         test.views,
         CLASSES,
-        learning_rates,
-        weight_decays,
-        epochs=EPOCHS,
-        batch=TRAIN,
-        standardize=False,
+        Probe(learning_rates, weight_decays, epochs=EPOCHS, batch=TRAIN, standardize=False),
     )
     return float(np.mean(probed.scores.argmax(axis=1) == test.labels))
 

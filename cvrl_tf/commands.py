@@ -1,35 +1,61 @@
-"""What the commands that parse gin share: flags, parsing, and errors a person can act on."""
+"""What commands share: flags, parsing of recipes, and the errors that users can mend."""
 
 import contextlib
 import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gin
 from absl import flags, logging
 
+from cvrl_tf import files
+
 # Before TensorFlow is imported: its start-up notes would bury what a command has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-@contextlib.contextmanager
-def explained(error_type: type[Exception] = Exception) -> Iterator[None]:
-    """Ends the command on such an error, which is the user's to mend, so without a traceback.
+def _innermost_module(error: BaseException) -> str:
+    """Name the module that raised an error."""
+    trace, module = error.__traceback__, ""
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return module
 
-    `--verbosity=1` prints where it came from.
+
+def is_for_the_user(error: Exception) -> bool:
+    """Tell an error that the user can mend from a bug.
+
+    Wrong values and files raise ValueError and OSError. What gin itself raises is a mistake in a
+    recipe or in a parameter, whatever its type: a TypeError for a missing value, for example.
+    """
+    return isinstance(error, (ValueError, OSError)) or (
+        _innermost_module(error).partition(".")[0] == "gin"
+    )
+
+
+@contextlib.contextmanager
+def explained(only: type[Exception] | None = None) -> Iterator[None]:
+    """End the command without a traceback on an error that the user can mend.
+
+    Other errors are bugs and keep their traceback. `--verbosity=1` shows it for all errors.
+
+    Args:
+      only: the type of these errors; by default what `is_for_the_user` says.
     """
     try:
         yield
-    except error_type as error:
-        logging.debug("Where it came from:", exc_info=True)
+    except Exception as error:
+        if not (is_for_the_user(error) if only is None else isinstance(error, only)):
+            raise
+        logging.debug("Traceback:", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error}")
 
 
 def needs(package: str, extra: str) -> None:
-    """Ends the command if a package is not there, which an extra of the project brings."""
+    """End the command if a package of an extra is not installed."""
     if importlib.util.find_spec(package) is None:
         sys.exit(
             f"This needs the package {package}, which comes with an extra: in the project's folder "
@@ -38,7 +64,7 @@ def needs(package: str, extra: str) -> None:
 
 
 def define_gin_flags() -> None:
-    """The flags that `parse_gin` reads."""
+    """Define the flags that `parse_gin` reads."""
     flags.DEFINE_multi_string(
         "gin_file", None, "Recipe, such as gin/pretrain/k400.gin; may be repeated.", required=True
     )
@@ -48,46 +74,37 @@ def define_gin_flags() -> None:
 
 
 def parse_gin() -> None:
-    """Parses the recipe and the parameters that the flags give."""
-    gin.add_config_file_search_path(str(Path(__file__).parents[1]))  # for `include 'gin/...'`
-    gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
-    _resolve_checkpoint()
+    """Parse the recipes and the parameters that the flags give.
 
-
-def _resolve_checkpoint() -> None:
-    """Replace the macro CHECKPOINT by the checkpoint that it means now.
-
-    A run's folder means its latest checkpoint, which may be another one a moment later.
+    Paths are relative to the current folder or, if there is no such file, to `files.project`, so
+    gin/demo/pretrain.gin is found from everywhere.
     """
-    from cvrl_tf import checkpoints
-
-    try:
-        path = gin.query_parameter("CHECKPOINT/gin.macro.value")
-    except ValueError:  # the recipe has none
-        return
-    if isinstance(path, str):
-        with gin.unlock_config():
-            gin.bind_parameter("CHECKPOINT/gin.macro.value", checkpoints.resolve(path))
+    gin.add_config_file_search_path(str(files.project()))
+    gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
 
 
 def define_embedder_flags() -> None:
-    """The flags of commands that put videos through an export; see `embedder_arguments`."""
+    """Define the flags of commands that embed videos; see `embedder_arguments`."""
     flags.DEFINE_string("model", None, "Folder that cvrl_tf.export wrote.", required=True)
     flags.DEFINE_integer(
-        "num_clips", None, "Of a video, if not as the export has it.", lower_bound=1
+        "num_clips", None, "Clips of a video; by default those of the export.", lower_bound=1
     )
-    flags.DEFINE_enum("num_crops", None, ["1", "3"], "Of a clip, if not as the export has it.")
-    flags.DEFINE_integer("batch", 32, "Clips that the model sees at a time.", lower_bound=1)
+    flags.DEFINE_enum(
+        "num_crops", None, ["1", "3"], "Crops of a clip; by default those of the export."
+    )
+    flags.DEFINE_integer(
+        "batch", 32, "Number of clips that the model sees at a time.", lower_bound=1
+    )
     flags.DEFINE_integer(
         "workers",
         len(os.sched_getaffinity(0)),
-        "Processes that decode; by default one for every core.",
+        "Number of decoding processes; by default one for every core.",
         lower_bound=1,
     )
 
 
 def embedder_arguments() -> dict[str, Any]:
-    """What `embedding.Embedder` wants, by name."""
+    """Return the arguments of `inference.embedder.Embedder` by name."""
     crops = flags.FLAGS.num_crops
     return {
         "model": flags.FLAGS.model,
@@ -98,8 +115,12 @@ def embedder_arguments() -> dict[str, Any]:
 
 
 def start(argv: list[str]) -> None:
-    """To be called first: ends the command if there are arguments that are no flags."""
+    """Set the verbosity, and end the command if there are arguments that are no flags."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         sys.exit(f'Unknown arguments {argv[1:]}; parameters go into --gin_param="name=value".')
+
+
+# The flags belong to the command that asks for them, and its --help shows them.
+flags.disclaim_key_flags()

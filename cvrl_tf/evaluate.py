@@ -18,14 +18,21 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=Tr
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
+    # Imported here because TensorFlow is slow to import, and --help does not need it.
     from cvrl_tf.evaluation import frozen
+    from cvrl_tf.reports import gallery
 
     output = Path(_OUTPUT.value)
     with commands.explained():
         commands.parse_gin()
-        measures = gin.get_configurable(frozen.FrozenEvaluation)()
-    pictures = output.with_name(f"{output.stem}_pictures")
-    results = measures.run(output.parent / "features", pictures)
+        evaluation = gin.get_configurable(frozen.FrozenEvaluation)()
+    found = evaluation.run(output.parent / "features")
+    pictures = gallery.nearest_videos(
+        (evaluation.train_data, found.train),
+        (evaluation.test_data, found.test),
+        output.with_name(f"{output.stem}_pictures"),
+    )
+    results = {**found.results, "gallery": pictures}
     output.write_text(json.dumps(results, indent=2) + "\n")
 
 

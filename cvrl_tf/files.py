@@ -11,6 +11,13 @@ from pathlib import Path
 from etils import epath
 
 
+def project() -> Path:
+    """Return the folder that holds gin/ and tools/: the checkout, or their copy in the package."""
+    package = Path(__file__).parent
+    shipped = package / "shipped"
+    return shipped if shipped.is_dir() else package.parent
+
+
 def _is_remote(path: epath.Path) -> bool:
     return "://" in os.fspath(path)
 

@@ -49,7 +49,7 @@ from cvrl_tf.training import run
 from cvrl_tf.training import settings
 from cvrl_tf.models import heads
 from cvrl_tf.models import resnet3d
-from cvrl_tf.evaluation import frozen
+from cvrl_tf.evaluation import probe
 NUM_FRAMES = 4
 SIZE = 16
 EVAL_SPLIT = 'test'
@@ -61,7 +61,7 @@ heads.ProjectionHead.output_dim = 8
 run.Run.global_batch = 2
 settings.Validation.batch = 2
 run.Run.epochs = 1
-frozen.FrozenEvaluation.epochs = 3
+probe.Probe.epochs = 3
 """
 
 

@@ -82,7 +82,8 @@ def test_preparation_does_without_tensorflow(
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "export", "report", "embed", "search", "serve"]
+    "command",
+    ["train", "evaluate", "export", "report", "embed", "search", "serve", "prepare", "tables"],
 )
 def test_help_comes_without_tensorflow(command: str, child_environment: dict[str, str]) -> None:
     done = subprocess.run(

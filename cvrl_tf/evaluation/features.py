@@ -1,4 +1,4 @@
-"""Features of a split, through a frozen encoder, computed once and kept."""
+"""Features of a split by a frozen encoder, computed once and stored."""
 
 import dataclasses
 import hashlib
@@ -23,10 +23,10 @@ def _batches(data: Pipeline, batch: int, seed: int = 0) -> tf.data.Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Of all videos of a split, in the order of the records.
+    """Features of all videos of a split, in the order of the records.
 
     Attributes:
-      views: float32 [N, V, D], one feature a view.
+      views: float32 [N, V, D], one feature for each view.
       labels: int32 [N].
     """
 
@@ -35,19 +35,19 @@ class Features:
 
     @property
     def of_videos(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mean over a video's views, float32 [N, D], and labels."""
+        """The mean over the views of each video, float32 [N, D], and the labels."""
         return self.views.mean(axis=1), self.labels
 
 
 def extract(encoder: Encoder, data: Pipeline, batch: int, copies: int = 1) -> Features:
-    """Passes each view of a split through the encoder once.
+    """Encode each view of a split once.
 
     Args:
       encoder: float frames [N, T, H, W, 3] in [0, 1] to features [N, D]; called in inference mode.
-      data: its views.
-      batch: clips in a step, but always all of a video.
-      copies: passes over the data, each with crops and clips of its own where these are random; all
-        of them count as views.
+      data: the split.
+      batch: number of clips in a step; all clips of a video are in the same step.
+      copies: number of passes over the data. Random crops and clips are drawn anew in each; all of
+        them count as views.
     """
 
     def features_of(views: tf.Tensor) -> tf.Tensor:
@@ -78,7 +78,7 @@ def extract(encoder: Encoder, data: Pipeline, batch: int, copies: int = 1) -> Fe
 
 
 class FeatureStore:
-    """A folder of features, each file with what made them; what is there is not made again."""
+    """A folder of features, with what determined them. Stored features are not computed again."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -92,12 +92,13 @@ class FeatureStore:
         batch: int,
         copies: int = 1,
     ) -> Features:
-        """As `extract`, or what it gave before for the same encoder, data and views.
+        """Return the features that `extract` gives, stored ones if there are any.
 
-        Args: as `extract`, but
-          name: of the encoder, for the file's.
+        Args:
+          name: name of the encoder, for the file.
           made_of: what determines the encoder, such as `checkpoints.fingerprint`.
-          encoder: asked for if the features are not there.
+          encoder: returns the encoder; called only if the features are not stored.
+          data, batch, copies: see `extract`.
         """
         path, text = self._place(name, made_of, data, copies)
         if path.exists():
@@ -108,11 +109,11 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as part:
             np.savez(part, views=features.views, labels=features.labels, facts=text)
-        Path(part.name).replace(path)  # all of it or nothing
+        Path(part.name).replace(path)  # a reader sees the whole file or none
         return features
 
     def path(self, name: str, made_of: str, data: Pipeline, copies: int = 1) -> Path:
-        """The .npz file in which `get` keeps them: views, labels and facts."""
+        """Return the .npz file of `get`, with views, labels and facts."""
         return self._place(name, made_of, data, copies)[0]
 
     def _place(self, name: str, made_of: str, data: Pipeline, copies: int) -> tuple[Path, str]:
@@ -122,16 +123,16 @@ class FeatureStore:
 
 
 def calibrate(encoder: keras.Model, data: Pipeline, batch: int) -> None:
-    """Replaces the batch normalization statistics by those of a split; the weights stay.
+    """Replace the batch normalization statistics by those of a split. The weights stay.
 
-    A randomly initialized encoder has statistics (0 and 1) that fit nothing; with fitting ones it
-    is a harder baseline to beat. The plain mean over the batches is taken, layer by layer at once,
-    which for a fixed network is exact up to the batches' own variation.
+    The statistics of a randomly initialized encoder, 0 and 1, fit no data; with fitting ones it is
+    a harder baseline to beat. The new statistics are the plain mean over the batches, taken in all
+    layers at once.
 
     Args:
-      encoder: built; changed in place.
-      data: what to take the statistics of.
-      batch: videos in a step.
+      encoder: a built encoder; changed in place.
+      data: split to take the statistics of.
+      batch: number of videos in a step.
     """
     norms = [
         layer for layer in encoder.submodules if isinstance(layer, keras.layers.BatchNormalization)

@@ -13,11 +13,11 @@ _MOMENTUM = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Probed:
-    """What a linear probe says of test videos.
+    """The predictions of a linear probe for test videos.
 
     Attributes:
       scores: float32 [N, C], the mean of the softmaxes of a video's views.
-      learning_rate, weight_decay: of the probe, the best on held-out training videos.
+      learning_rate, weight_decay: the pair with the highest accuracy on held-out training videos.
     """
 
     scores: np.ndarray
@@ -25,90 +25,110 @@ class Probed:
     weight_decay: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Settings of the linear probe.
+
+    Attributes:
+      learning_rates, weight_decays: values to try, every one with every other. The weight decay is
+        the factor of half the squared kernel.
+      epochs: passes over the training features.
+      batch: features in a step. What does not fill one is left over, another part in each epoch.
+      standardize: by mean and deviation of the training features, over the square root of D, so
+        that one sweep suits encoders whose features differ in scale. If False, each feature is
+        scaled to unit length, as in the authors' probe (whose learning rate is 32).
+    """
+
+    learning_rates: Sequence[float] = (1.0, 3.0, 10.0, 30.0)
+    weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3)
+    epochs: int = 100
+    batch: int = 256
+    standardize: bool = True
+
+    @property
+    def sweep(self) -> np.ndarray:
+        """All pairs of learning rate and weight decay, float32 [S, 2]."""
+        return np.array(
+            [(r, d) for r in self.learning_rates for d in self.weight_decays], np.float32
+        )
+
+
 def linear_probe(
     train: tuple[np.ndarray, np.ndarray],
     test_features: np.ndarray,
     num_classes: int,
-    learning_rates: Sequence[float] = (1.0, 3.0, 10.0, 30.0),
-    weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3),
-    epochs: int = 100,
-    batch: int = 256,
-    standardize: bool = True,
+    probe: Probe | None = None,
     seed: int = 0,
 ) -> Probed:
-    """Trains a linear classifier on features; SGD with momentum 0.9, warm-up (5 of 100
-    epochs) and cosine, as the authors' probe.
+    """Train a linear classifier on features: SGD with momentum 0.9, warm-up (5 of 100 epochs) and
+    cosine decay, as the authors' probe.
 
-    All settings of the sweep train at once, on four fifths of the videos; the one that is right
-    most often on the last fifth trains again on all of them. Test videos choose nothing.
+    All pairs of the sweep train at once, on four fifths of the videos. The pair with the highest
+    accuracy on the last fifth then trains on all of them. Test videos choose nothing.
 
     Args:
       train: features float32 [N, V, D], of which each view is an example, and labels int32 [N].
       test_features: float32 [M, V', D].
       num_classes: C.
-      learning_rates, weight_decays: the sweep; L2 on the kernel, as factor of half its square.
-      epochs: passes over the training features.
-      batch: features in a step; what doesn't fill one is left over, another part in each epoch.
-      standardize: by mean and deviation of the training features, over the square root of D, so
-        that one sweep suits encoders whose features differ in scale. If not, each feature is
-        scaled to unit length, as in the authors' probe (whose learning rate is 32).
-      seed: of the order of the features and of the held-out videos.
+      probe: settings; `Probe()` if None.
+      seed: seed of the order of the features and of the choice of held-out videos.
     """
+    probe = probe or Probe()
     features, labels = train
     mean = features.mean(axis=(0, 1))
     scale = (features.std(axis=(0, 1)) + 1e-6) * np.sqrt(features.shape[-1])
 
     def scaled(rows: np.ndarray) -> np.ndarray:
-        if standardize:
+        if probe.standardize:
             return (rows - mean) / scale
         return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
     features, tests = scaled(features), scaled(test_features)
-    settings = np.array([(r, d) for r in learning_rates for d in weight_decays], np.float32)
-    if len(settings) > 1:
+    sweep = probe.sweep
+    if len(sweep) > 1:
         order = np.random.default_rng(seed).permutation(len(labels))
         held_out, rest = np.split(order, [max(1, len(order) // 5)])
-        weights = _fit(features[rest], labels[rest], num_classes, settings, epochs, batch, seed)
+        weights = _fit((features[rest], labels[rest]), num_classes, sweep, probe, seed)
         right = _scores(features[held_out], *weights).argmax(axis=-1) == labels[held_out]
-        settings = settings[[np.argmax(right.mean(axis=1))]]
-    weights = _fit(features, labels, num_classes, settings, epochs, batch, seed)
-    (learning_rate, weight_decay) = settings[0].tolist()
+        sweep = sweep[[np.argmax(right.mean(axis=1))]]
+    weights = _fit((features, labels), num_classes, sweep, probe, seed)
+    (learning_rate, weight_decay) = sweep[0].tolist()
     return Probed(_scores(tests, *weights)[0], learning_rate, weight_decay)
 
 
 def _scores(features: np.ndarray, kernels: tf.Tensor, biases: tf.Tensor) -> np.ndarray:
-    """Means over the views of the softmaxes, float32 [S, N, C], of features [N, V, D]."""
+    """Average the softmaxes of the views: float32 [S, N, C], of features [N, V, D]."""
     logits = tf.einsum("nvd,sdc->snvc", features, kernels) + biases[:, None, None]
     return tf.reduce_mean(tf.nn.softmax(logits), axis=2).numpy()
 
 
 def _fit(
-    features: np.ndarray,
-    labels: np.ndarray,
+    train: tuple[np.ndarray, np.ndarray],
     num_classes: int,
-    settings: np.ndarray,
-    epochs: int,
-    batch: int,
+    sweep: np.ndarray,
+    probe: Probe,
     seed: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Kernels [S, D, C] and biases [S, C] by S settings (learning rate, weight decay) [S, 2].
+    """Train kernels [S, D, C] and biases [S, C], one for each pair of the sweep [S, 2].
 
     They begin at zero: the problem is convex.
     """
+    features, labels = train
+    epochs = probe.epochs
     num_views, dim = features.shape[1:]
     rows = tf.constant(features.reshape(-1, dim), tf.float32)
     targets = tf.one_hot(np.repeat(labels, num_views), num_classes)
-    batch = min(batch, len(rows))
+    batch = min(probe.batch, len(rows))
     steps = len(rows) // batch
     schedule = warmup_cosine(
         steps, epochs, batch, learning_rate=1.0, base_batch=batch, warmup_epochs=epochs // 20
     )
-    rates, decays = (tf.constant(each)[:, None, None] for each in settings.T)
+    rates, decays = (tf.constant(each)[:, None, None] for each in sweep.T)
 
     @tf.function
     def trained() -> tuple[tf.Tensor, tf.Tensor]:
-        kernels = moved = tf.zeros([len(settings), dim, num_classes])
-        biases = moved_biases = tf.zeros([len(settings), 1, num_classes])
+        kernels = moved = tf.zeros([len(sweep), dim, num_classes])
+        biases = moved_biases = tf.zeros([len(sweep), 1, num_classes])
         for epoch in tf.range(epochs):
             order = tf.random.experimental.stateless_shuffle(tf.range(len(rows)), [seed, epoch])
             for step in tf.range(steps):
@@ -125,5 +145,5 @@ def _fit(
                 kernels, biases = kernels + moved, biases + moved_biases
         return kernels, biases[:, 0]
 
-    # Called as such, TensorFlow would warn that each probe is traced anew.
+    # A plain call would warn that each probe is traced again.
     return trained.get_concrete_function()()

@@ -1,8 +1,6 @@
 """The clips nearest to a query, among those of a file that `embedding` wrote."""
 
 import dataclasses
-import io
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from cvrl_tf import files
 from cvrl_tf.inference import feature_file
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.measures import neighbors
-from cvrl_tf.preparation.decoding import glimpse
-from cvrl_tf.reports.gallery import moving_picture
 
 # Above so many clips their features stay on the disk, at half precision, as an index of Faiss.
 EXACT = 50_000
@@ -95,25 +91,6 @@ class Found:
     start: float
     end: float
     cosine: float
-
-
-def picture(video: str, start: float, end: float) -> bytes | None:
-    """A clip as a moving picture, WebP; None if it can't be read any more.
-
-    Args:
-      video: path.
-      start, end: seconds; not a number for the video's beginning.
-    """
-    span = (0.0, 1.0) if math.isnan(start) else (start, end)
-    frames = glimpse(video, *span, _FRAMES_SHOWN, _SIDE_SHOWN)
-    if frames is None:
-        return None
-    file = io.BytesIO()
-    moving_picture(frames, file)
-    return file.getvalue()
-
-
-_FRAMES_SHOWN, _SIDE_SHOWN = 16, 128
 
 
 def _num_rows(path: Path) -> int:

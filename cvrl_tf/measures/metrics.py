@@ -1,18 +1,20 @@
-"""How often a classifier is right, and how far the figure may be trusted."""
+"""Accuracies with their 95 % intervals."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A figure and how far it may be trusted.
+    """A share and its 95 % interval.
 
     Attributes:
       value: in [0, 1].
       low, high: 95 % interval by the percentile bootstrap over test videos (Efron, "Bootstrap
-        Methods", 1979). It says nothing about other seeds of training.
+        Methods", 1979). It does not cover other seeds of training.
       count: number of test videos.
     """
 
@@ -29,16 +31,17 @@ class Estimate:
 def classification(
     scores: np.ndarray, labels: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Top-1, top-5 and the mean over the classes of each one's top-1.
+    """Measure top-1, top-5 and mean per-class accuracy.
 
     Args:
-      scores: float [N, C]; a tie goes to the lower class.
+      scores: float [N, C]; of equal scores the lower class counts as higher.
       labels: int [N].
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
+      resamples: number of bootstrap resamples.
+      seed: seed of the bootstrap.
 
     Returns:
-      top1, top5, mean_per_class. Classes without a test video (in a resample) don't count.
+      top1, top5 and mean_per_class. The mean leaves out classes without a test video, in each
+      resample too.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = order == labels[:, np.newaxis]
@@ -47,7 +50,7 @@ def classification(
     classes = np.eye(scores.shape[1])[labels]
 
     def mean_per_class(weights: np.ndarray) -> np.ndarray:
-        """Of resamples [B, N], [B]."""
+        """Return the mean accuracy [B] of resamples with weights [B, N]."""
         videos, right = weights @ classes, (weights * top1) @ classes
         present = videos > 0
         return (right / np.where(present, videos, 1)).sum(axis=1) / present.sum(axis=1)
@@ -61,14 +64,29 @@ def classification(
     }
 
 
+def gain_over_baselines(encoders: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the linear probe of the trained encoder with that of the best other one.
+
+    Args:
+      encoders: `FrozenEvaluation`'s measures by name; the one compared is called "trained".
+
+    Returns:
+      baseline, the name of the best other one, and points, the difference of top-1 in percent.
+    """
+    top1 = {name: of["linear_probe"]["top1"]["value"] for name, of in encoders.items()}
+    trained = top1.pop("trained")
+    best = max(top1, key=lambda name: top1[name])
+    return {"baseline": best, "points": 100 * (trained - top1[best])}
+
+
 def share(hits: np.ndarray, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """The share of hits, bool [N]; see `classification`."""
+    """Estimate the share of hits, bool [N]; see `classification`."""
     found = _resampled(len(hits), resamples, seed) @ hits / len(hits)
     return _estimate(np.mean(hits), found, len(hits))
 
 
 def _resampled(count: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each of `count` videos stands in each resample, [resamples, count]."""
+    """Draw how often each of `count` videos is in each resample, [resamples, count]."""
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
     return counts.astype(np.float32)

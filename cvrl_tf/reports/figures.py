@@ -1,34 +1,36 @@
-"""Pictures of what runs have shown."""
+"""Figures of the report."""
 
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cvrl_tf.measures.metrics import Estimate
 from cvrl_tf.reports.tables import Cell
 
-matplotlib.use("Agg")  # no screen needed
+matplotlib.use("Agg")  # needs no screen
 
 _OURS, _PAPER = "#2c6fbb", "#b0b8c1"
 _CLASSES_NAMED = 30  # more don't fit beside a picture
 
 
 def curves(runs: dict[str, list[tuple[int, float]]], title: str) -> Figure:
-    """One line a run, of epochs and values."""
+    """Draw a line for each run, of epochs and values."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, points in runs.items():
         axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
     axes.set(xlabel="epoch", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
 
 
 def accuracy_bars(accuracies: dict[str, Estimate], chance: float) -> Figure:
-    """Horizontal bars with 95 % intervals, in percent; a dashed line at chance."""
+    """Draw horizontal bars with 95 % intervals, in percent, and a dashed line at chance."""
     figure = Figure(figsize=(7, 0.55 * len(accuracies) + 1), layout="constrained")
     axes = figure.subplots()
     for row, accuracy in enumerate(accuracies.values()):
@@ -46,7 +48,7 @@ def accuracy_bars(accuracies: dict[str, Estimate], chance: float) -> Figure:
 
 
 def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
-    """A column of a table: the paper's figures, and ours with their bounds."""
+    """Draw a column of a table: the paper's figures, and ours with their bounds."""
     cells = {row: of[column] for row, of in rows.items() if of[column].known}
     figure = Figure(figsize=(7, 0.6 * len(cells) + 1), layout="constrained")
     axes = figure.subplots()
@@ -66,8 +68,9 @@ def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
 
 
 def by_label_fraction(rows: dict[str, dict[str, Cell]], data: str) -> Figure:
-    """Top-1 of each method by the share of labels, of one data set: lines are measured, dashed
-    ones the paper's.
+    """Draw top-1 of each method by the share of the labels of a data set.
+
+    Solid lines are measured, dashed lines are the paper's.
 
     Args:
       rows: of table 3, whose columns are named like "k400 10 %".
@@ -100,10 +103,10 @@ def by_label_fraction(rows: dict[str, dict[str, Cell]], data: str) -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Which class is taken for which, in shares of a row.
+    """Draw which class is predicted for which, as shares of the row.
 
     Args:
-      counts: int [C, C], test videos by class and class predicted.
+      counts: int [C, C], number of test videos by class and predicted class.
       classes: C names.
     """
     figure = Figure(figsize=(7, 6), layout="constrained")
@@ -120,15 +123,15 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def tsne(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], seed: int = 0) -> Figure:
-    """Features in the plane by t-SNE (van der Maaten and Hinton, 2008) of unit features.
+    """Draw unit features in the plane by t-SNE (van der Maaten and Hinton, 2008).
 
     Args:
       features: float [N, D].
       labels: int [N].
-      classes: names; the first 20 that occur have a color, the others are gray.
-      seed: of t-SNE.
+      classes: names. The first 20 classes that occur have a color, the others are gray.
+      seed: seed of t-SNE.
     """
-    from sklearn.manifold import TSNE  # takes a second
+    from sklearn.manifold import TSNE  # slow to import
 
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     perplexity = min(30.0, (len(unit) - 1) / 3)

@@ -1,5 +1,7 @@
-"""Moving pictures of a few test videos and of the training videos nearest to them."""
+"""Moving pictures of videos and of those nearest to them."""
 
+import io
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,9 +11,11 @@ from PIL import Image
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.evaluation.features import Features
 from cvrl_tf.measures import neighbors
+from cvrl_tf.preparation.decoding import glimpse
 
 _LONGEST = 128  # pixels
 _SECONDS = 2.0  # of a round
+_FRAMES = 16  # of a clip of a video file
 
 
 def nearest_videos(
@@ -21,19 +25,23 @@ def nearest_videos(
     num_queries: int = 8,
     num_nearest: int = 5,
 ) -> list[dict[str, Any]]:
-    """The nearest training videos, by cosine, of the first test video of some classes.
+    """Find the nearest training videos, by cosine, of the first test video of some classes.
 
     The classes are spread evenly over all; no query is chosen for how well it does.
 
     Args:
-      train, test: data without damage, and features.
-      folder: for .webp files of the first views. What is there already stays.
-      num_queries: at most one a class.
-      num_nearest: of each query.
+      train, test: data and its features.
+      folder: for .webp files of the first views. Existing files stay.
+      num_queries: number of queries; at most one a class.
+      num_nearest: number of training videos for each query.
 
     Returns:
-      Of each query picture, a path, class, and nearest: a list of picture, class and cosine.
+      For each query picture, a path, class, and nearest: a list of picture, class and cosine.
+      Nothing where damaged records are skipped: the position of a feature then does not tell its
+      video.
     """
+    if train[0].skip_damaged or test[0].skip_damaged:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
 
     def shown(of: tuple[Pipeline, Features], position: int) -> dict[str, Any]:
@@ -60,8 +68,27 @@ def nearest_videos(
     ]
 
 
+def picture_of_clip(video: str, start: float, end: float) -> bytes | None:
+    """Read a clip of a video file as a moving picture, WebP.
+
+    Args:
+      video: path.
+      start, end: seconds; not a number for the first second of the video.
+
+    Returns:
+      The picture, or None if the video can't be read.
+    """
+    span = (0.0, 1.0) if math.isnan(start) else (start, end)
+    frames = glimpse(video, *span, _FRAMES, _LONGEST)
+    if frames is None:
+        return None
+    file = io.BytesIO()
+    moving_picture(frames, file)
+    return file.getvalue()
+
+
 def moving_picture(frames: np.ndarray, file: Path | BinaryIO) -> None:
-    """Writes frames uint8 [T, H, W, 3] as an endless moving picture, WebP."""
+    """Write frames uint8 [T, H, W, 3] as an endless moving picture, WebP."""
     pictures = [Image.fromarray(frame) for frame in frames]
     for picture in pictures:
         picture.thumbnail((_LONGEST, _LONGEST))

@@ -1,4 +1,4 @@
-"""What runs and evaluations have measured of the paper's tables, out of their files."""
+"""Measurements of the paper's tables, read from the files of runs and evaluations."""
 
 import json
 import re
@@ -9,73 +9,63 @@ from typing import Any
 import numpy as np
 
 from cvrl_tf.measures.metrics import Estimate, share
+from cvrl_tf.reports import runs
+from cvrl_tf.reports.runs import Run
 from cvrl_tf.reports.tables import BASELINES, Measurement, place
 
 
 def gather(paths: Iterable[str | Path]) -> list[Measurement]:
-    """What runs and evaluations measured that say their cell.
+    """Read the measurements of all runs and evaluations that name their cell.
 
     Args:
       paths: folders of runs, files of `cvrl_tf.evaluate`, or folders that hold any of them.
 
     Raises:
-      FileNotFoundError: there is nothing at a path.
-      ValueError: a cell that isn't in the tables.
+      FileNotFoundError: a path does not exist.
+      ValueError: a cell is not in the tables, or a file is of a later version.
     """
-    found = []
-    for path in files(paths, "run.json"):
-        facts = json.loads(path.read_text())
-        if facts.get("cell"):
-            found += _of_run(path.parent, facts)
-    for path in files(paths, "*.json"):
-        content = json.loads(path.read_text())
-        if isinstance(content, dict) and "encoders" in content and content.get("cell"):
+    paths = list(paths)
+    found: list[Measurement] = []
+    for path in runs.find(paths, "run.json"):
+        run = Run.read(path.parent)
+        if run.facts.get("cell"):
+            found += _of_run(run)
+    for path in runs.find(paths, "*.json"):
+        content = runs.read_evaluation(path)
+        if content and content.get("cell"):
             found += _of_evaluation(path, content)
-    # Evaluations that share their baseline have all measured it.
-    return list({(_baseline(run) or run.source): run for run in found}.values())
+    # Evaluations that share a baseline have all measured it: it counts once.
+    return list({(_baseline(each) or each.source): each for each in found}.values())
 
 
-def _baseline(run: Measurement) -> tuple[str, str, str, int, Estimate] | None:
-    """What makes a measurement of a baseline of `BASELINES` the same as another's."""
-    if run.row not in BASELINES.values():
+def _baseline(measured: Measurement) -> tuple[str, str, str, int, Estimate] | None:
+    """Return what identifies a measurement of a row of `BASELINES`; None for other rows."""
+    if measured.row not in BASELINES.values():
         return None
-    return run.table, run.row, run.column, run.seed, run.top1
-
-
-def files(paths: Iterable[str | Path], pattern: str) -> list[Path]:
-    """The files of that name at or below the paths, each once.
-
-    Raises:
-      FileNotFoundError: there is nothing at a path.
-    """
-    found = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"No run at {str(path)!r}.")
-        inside = sorted(path.rglob(pattern)) if path.is_dir() else [path]
-        found.update({each.resolve(): each for each in inside if each.match(pattern)})
-    return list(found.values())
-
-
-def log_lines(run: str | Path) -> list[dict[str, Any]]:
-    """What stands in a run's metrics.jsonl; nothing if it isn't there yet."""
-    path = Path(run) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return measured.table, measured.row, measured.column, measured.seed, measured.top1
 
 
 def _column(table: str, data: str, split: str) -> str:
+    """Name a column, such as "ucf101" or "k400 10 %".
+
+    Args:
+      table: its number.
+      data: name of the data set, perhaps with the suffix of its split, such as "ucf101_split1".
+      split: name of the split of the records, such as "train_10pct".
+    """
     name = re.sub(r"_split\d+$", "", data)
     part = re.fullmatch(r".*_([\d.]+)pct", split)
     return f"{name} {part[1]} %" if table == "3" and part else name
 
 
-def _of_run(folder: Path, facts: dict[str, Any]) -> list[Measurement]:
+def _of_run(run: Run) -> list[Measurement]:
+    facts = run.facts
     table, row = place(facts["cell"])
-    tests = [line for line in log_lines(folder) if "test/top1" in line]
+    tests = run.curve("test/top1")
     if not tests or facts["test"] is None:
-        return []  # it has not come to its test yet
+        return []  # not tested yet
     count = facts["test"]["videos"]
-    hits = np.arange(count) < round(tests[-1]["test/top1"] * count)
+    hits = np.arange(count) < round(tests[-1][1] * count)
     return [
         Measurement(
             table,
@@ -86,7 +76,7 @@ def _of_run(folder: Path, facts: dict[str, Any]) -> list[Measurement]:
             facts["train"]["videos"],
             (_pretraining_epochs(facts["initial_checkpoint"]), facts["epochs"]),
             facts["seed"],
-            str(folder),
+            str(run.folder),
         )
     ]
 
@@ -114,7 +104,7 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> list[Measurement]:
 
 
 def _pretraining_epochs(checkpoint: str | None) -> int | None:
-    """Of the run of a checkpoint, which may be gone, or be no run of ours; 0 without one."""
+    """Read the epochs of a checkpoint's run: 0 without a checkpoint, None if its run is unknown."""
     if checkpoint is None:
         return 0
     path = Path(checkpoint)

@@ -1,8 +1,8 @@
-"""Tables 1 to 4 of the paper: its figures, and beside them what runs have measured.
+"""Tables 1 to 4 of the paper: its figures, and beside them the measured ones.
 
-A run says which row it is by its parameter `cell`, such as "4/TA+SA": the table and the row. The
-column is the data set, which is the name of its folder without `_splitN`, and for table 3 the share
-of the labels, which is the split's name. `measurements` reads them from the files of runs.
+A run says which row it measures by its parameter `cell`, such as "4/TA+SA": the table and the row.
+The column is the name of the data set, without `_splitN`, and for table 3 also the share of the
+labels, from the name of the split. `measurements` reads them from the files of runs.
 """
 
 import csv
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvrl_tf.measures.metrics import Estimate
+from cvrl_tf.reports import recipes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Table:
     """A table of the paper.
 
     Attributes:
-      title: what it shows.
-      paper: top-1 in percent, by row and column.
+      title: title of the table.
+      paper: the paper's top-1 in percent, by row and column.
     """
 
     title: str
@@ -85,11 +86,11 @@ TABLES = {
     ),
 }
 LEGEND = (
-    "Top-1, %. After the paper's figure stands the measured one, in brackets its 95 % interval "
-    "over the test videos or, of several runs, the lowest and the highest; then how many points it "
-    "is above the paper's."
+    "Top-1 in percent: the paper's figure; the measured figure with its 95 % interval over the "
+    "test videos or, of several runs, their mean with the lowest and the highest; and the "
+    "difference in points."
 )
-# Rows of ours, which stand below every table that has an evaluation on frozen features.
+# Baselines of `FrozenEvaluation`: rows below every table that it measures.
 BASELINES = {
     "random": "Random weights",
     "random_calibrated": "Random weights, calibrated statistics",
@@ -99,15 +100,15 @@ BASELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What one run measured of one cell.
+    """The figure of one cell by one run.
 
     Attributes:
       table, row, column: of the cell.
       top1: on the test videos.
-      protocol: how it came about.
-      training_videos: with labels.
-      epochs: of pretraining, None if its checkpoint doesn't say, and of training on the labels.
-      seed: of the run.
+      protocol: how it was measured.
+      training_videos: number of labeled training videos.
+      epochs: of pretraining, None if its run is unknown, and of training on the labels.
+      seed: seed of the run.
       source: the run's folder or the evaluation's file.
     """
 
@@ -124,15 +125,18 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A cell of a table: the paper's figure, if it has one, and ours, if there is any."""
+    """A cell of a table: the paper's figure, or None, and the runs that measured it."""
 
     paper: float | None
     runs: tuple[Measurement, ...]
 
     @property
     def measured(self) -> tuple[float, float, float] | None:
-        """Top-1 in percent with its bounds: of one run its 95 % interval over the test videos; of
-        several their mean, the lowest and the highest."""
+        """Top-1 in percent with its bounds, or None without a run.
+
+        Of one run, the bounds are its 95 % interval over the test videos. Of several, the figure is
+        their mean and the bounds are the lowest and the highest.
+        """
         values = [run.top1.value for run in self.runs]
         if not values:
             return None
@@ -142,12 +146,12 @@ class Cell:
 
     @property
     def known(self) -> bool:
-        """Whether there is any figure."""
+        """Whether there is a figure, the paper's or a measured one."""
         return self.paper is not None or bool(self.runs)
 
     @property
     def difference(self) -> float | None:
-        """Measured less the paper's, points."""
+        """The measured figure minus the paper's, in points; None if one of them is missing."""
         if self.paper is None or self.measured is None:
             return None
         return self.measured[0] - self.paper
@@ -163,27 +167,33 @@ class Cell:
 
 
 def place(cell: str) -> tuple[str, str]:
-    """Table and row.
+    """Split a cell, such as "4/TA", into its table and row.
+
+    The rows of a table are the paper's, those of `BASELINES`, and those that recipes make.
 
     Raises:
-      ValueError: there is no such cell.
+      ValueError: there is no such row.
     """
-    table, _, row = cell.partition("/")
-    rows = {name: [*table.paper, *BASELINES.values()] for name, table in TABLES.items()}
-    if row not in rows.get(table, []):
-        known = [f"{name}/{row}" for name, of in rows.items() for row in of]
+    known = [
+        f"{number}/{row}"
+        for number, table in TABLES.items()
+        for row in (*table.paper, *BASELINES.values())
+    ]
+    known = list(dict.fromkeys([*known, *recipes.by_row()]))
+    if cell not in known:
         raise ValueError(f"cell={cell!r}: the tables have {', '.join(known)}.")
+    table, _, row = cell.partition("/")
     return table, row
 
 
 def _by_share(column: str) -> tuple[str, float]:
-    """Order of columns such as "mine 10 %"."""
+    """Return the sort key of a column, such as "mine 10 %"."""
     data, _, share = column.removesuffix(" %").rpartition(" ")
     return (data, float(share)) if column.endswith(" %") else (column, 0.0)
 
 
 def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]:
-    """A table with its measurements, by row and column: first those of the paper, then others."""
+    """Return the cells of a table by row and column: the paper's come first, then others."""
     paper = TABLES[table].paper
     by_cell = defaultdict(list)
     for run in runs:
@@ -203,42 +213,52 @@ def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]
 
 
 def markdown(runs: Sequence[Measurement]) -> str:
-    """All tables. Top-1 in percent: the paper's figure; ours with its bounds (`Cell.measured`); and
-    how much ours is higher, in points."""
-    parts = [f"{LEGEND}\n"]
-    for number, table in TABLES.items():
-        rows = cells(number, runs)
-        columns = list(next(iter(rows.values())))
-        parts.append(f"## Table {number}. {table.title}\n")
-        parts.append(_markdown_row(["", *columns]) + _markdown_row(["---"] * (1 + len(columns))))
-        parts += [_markdown_row([row, *map(str, of.values())]) for row, of in rows.items()]
-        parts.append("\n")
+    """Write all tables as Markdown: those with a run, the runs, then those without.
+
+    Top-1 in percent: the paper's figure; ours with its bounds (`Cell.measured`); and how much ours
+    is higher, in points.
+    """
+    numbers = {run.table for run in runs}
+    measured = [_markdown_table(number, runs) for number in TABLES if number in numbers]
+    others = [_markdown_table(number, runs) for number in TABLES if number not in numbers]
+    parts = [f"# The paper's tables\n\n{LEGEND}\n", *measured, _markdown_runs(runs)]
+    if others:
+        parts += ["\n# Tables without a run\n", *others]
+    return "\n".join(parts)
+
+
+def _markdown_table(number: str, runs: Sequence[Measurement]) -> str:
+    rows = cells(number, runs)
+    columns = list(next(iter(rows.values())))
+    return f"## Table {number}. {TABLES[number].title}\n\n" + _markdown(
+        ["", *columns], [[row, *map(str, of.values())] for row, of in rows.items()]
+    )
+
+
+def _markdown_runs(runs: Sequence[Measurement]) -> str:
     names = ["cell", "top-1, %", "protocol", "labeled videos", "epochs", "seed", "source"]
-    parts.append("## Runs\n\n" + _markdown_row(names) + _markdown_row(["---"] * len(names)))
-    for run in runs:
-        before, with_labels = run.epochs
-        parts.append(
-            _markdown_row(
-                [
-                    f"{run.table}, {run.row}, {run.column}",
-                    f"{100 * run.top1.value:.1f}",
-                    run.protocol,
-                    f"{run.training_videos:,}",
-                    f"{'?' if before is None else before} + {with_labels}",
-                    str(run.seed),
-                    f"`{run.source}`",
-                ]
-            )
-        )
-    return "".join(parts)
+    rows = [
+        [
+            f"{run.table}, {run.row}, {run.column}",
+            f"{100 * run.top1.value:.1f}",
+            run.protocol,
+            f"{run.training_videos:,}",
+            " + ".join("?" if epochs is None else str(epochs) for epochs in run.epochs),
+            str(run.seed),
+            f"`{run.source}`",
+        ]
+        for run in runs
+    ]
+    return "## Runs\n\n" + _markdown(names, rows)
 
 
-def _markdown_row(values: Sequence[str]) -> str:
-    return "| " + " | ".join(values) + " |\n"
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def comma_separated(runs: Sequence[Measurement]) -> str:
-    """All cells, one a line; what is not there is empty."""
+    """Write all cells as CSV, one a line. Missing values are empty."""
     text = io.StringIO()
     names = ["table", "row", "column", "paper", "measured", "low", "high", "difference", "runs"]
     writer = csv.writer(text, lineterminator="\n")

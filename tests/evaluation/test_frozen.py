@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from conftest import sampling
+from conftest import noise_video, sampling, write_records
 
 from cvrl_tf import checkpoints
-from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.data import clips, pipeline, schema, views
 from cvrl_tf.evaluation import features, probe
 from cvrl_tf.evaluation.frozen import FrozenEvaluation
 from cvrl_tf.measures import metrics
+from cvrl_tf.measures.neighbors import Knn
 from cvrl_tf.models.resnet3d import ResNet3D
 
 
@@ -40,8 +41,12 @@ def test_measures(
         for split in ("train", "test")
     )
     checkpoint = run / "checkpoints" / "ckpt-1"
-    comparison = FrozenEvaluation(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
-    found = comparison.run(tmp_path / "features", tmp_path / "pictures")
+
+    def evaluation() -> FrozenEvaluation:
+        return FrozenEvaluation(checkpoint, train, test, 5, probe.Probe(epochs=5), Knn(k=3))
+
+    evaluated = evaluation().run(tmp_path / "features")
+    found = evaluated.results
     assert json.loads(json.dumps(found)) == found
     assert list(found["encoders"]) == ["trained", "random", "random_calibrated", "mean_color"]
     for measures in found["encoders"].values():
@@ -50,18 +55,25 @@ def test_measures(
         }
         assert measures["knn"]["top1"]["count"] == 5
         assert list(measures["retrieval"]) == ["R@1", "R@5", "R@10", "R@20"]
-    assert found["protocol"]["train"]["videos"] == 17
+    assert found["version"] == 2 and found["protocol"]["train"]["videos"] == 17
     assert found["protocol"]["checkpoint"] == str(checkpoint)
 
     encoder = checkpoints.load_encoder(checkpoint)
     made, tested = (features.extract(encoder, data, 5) for data in (train, test))
-    probed = probe.linear_probe((made.views, made.labels), tested.views, 2, epochs=5)
+    np.testing.assert_array_equal(evaluated.train.views, made.views)
+    np.testing.assert_array_equal(evaluated.test.labels, tested.labels)
+    probed = probe.linear_probe((made.views, made.labels), tested.views, 2, probe.Probe(epochs=5))
     expected = metrics.classification(probed.scores, tested.labels)["top1"].value
     assert found["encoders"]["trained"]["linear_probe"]["top1"]["value"] == expected
     stored = [np.load(path)["views"] for path in sorted((tmp_path / "features").glob("*-train-*"))]
     assert len(stored) == 4  # four encoders, of which none has the features of another
     for one in range(3):
         assert stored[one].shape != stored[one + 1].shape or np.any(stored[one] != stored[one + 1])
+
+    top1 = {name: of["linear_probe"]["top1"]["value"] for name, of in found["encoders"].items()}
+    gain = found["gain_over_baselines"]
+    assert gain["points"] == pytest.approx(100 * (expected - top1[gain["baseline"]]))
+    assert top1[gain["baseline"]] == max(v for name, v in top1.items() if name != "trained")
 
     confusion = np.array(found["confusion"])
     assert confusion.shape == (2, 2) and np.trace(confusion) / 5 == pytest.approx(expected)
@@ -71,5 +83,14 @@ def test_measures(
     # The second time nothing passes the encoder, not even to calibrate it.
     monkeypatch.setattr(features, "extract", None)
     monkeypatch.setattr("cvrl_tf.evaluation.frozen.calibrate", None)
-    again = FrozenEvaluation(checkpoint, train, test, num_classes=2, batch=5, epochs=5, k=3)
-    assert again.run(tmp_path / "features", tmp_path / "pictures") == found
+    assert evaluation().run(tmp_path / "features").results == found
+
+
+def test_unlabeled_data_is_refused(run: Path, tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "clips", [noise_video(8, 16, 16, 0)], num_shards=1)
+    info = schema.DatasetInfo.load(folder)
+    info.labels.clear()
+    info.save(folder)
+    data = pipeline.Pipeline(folder, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
+    with pytest.raises(ValueError, match=r"'clips' is unlabeled"):
+        FrozenEvaluation(run, data, data, 5, probe.Probe(), Knn())

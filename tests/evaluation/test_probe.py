@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from cvrl_tf.evaluation.probe import linear_probe
+from cvrl_tf.evaluation.probe import Probe, linear_probe
 
 Problem = tuple[np.ndarray, np.ndarray]
 
@@ -26,7 +26,7 @@ def gaussians(
 def accuracy(train: Problem, test: Problem, num_classes: int, **kwargs: Any) -> float:
     """With one view a video."""
     views = train[0][:, np.newaxis], train[1]
-    probed = linear_probe(views, test[0][:, np.newaxis], num_classes, **kwargs)
+    probed = linear_probe(views, test[0][:, np.newaxis], num_classes, Probe(**kwargs))
     assert probed.scores.shape == (len(test[1]), num_classes)
     np.testing.assert_allclose(probed.scores.sum(axis=1), 1, atol=1e-5)
     return float(np.mean(probed.scores.argmax(axis=1) == test[1]))
@@ -48,8 +48,8 @@ def test_shuffled_labels_give_chance() -> None:
 def test_the_softmaxes_are_those_of_scikit_learns_logistic_regression() -> None:
     """Fully converged, with the same decay: scikit-learn's C is 1 / (N * weight_decay)."""
     (features, labels), test = gaussians(500, 2.5, 1), gaussians(300, 2.5, 2)
-    settings = {"learning_rates": [10.0], "weight_decays": [1e-2], "epochs": 400, "batch": 500}
-    probed = linear_probe((features[:, None], labels), test[0][:, None], 4, **settings)
+    probe = Probe(learning_rates=[10.0], weight_decays=[1e-2], epochs=400, batch=500)
+    probed = linear_probe((features[:, None], labels), test[0][:, None], 4, probe)
     deviation = features.std(axis=0) * np.sqrt(features.shape[1])
     scaled = [(f - features.mean(axis=0)) / deviation for f in (features, test[0])]
     reference = LogisticRegression(C=1 / (500 * 1e-2), max_iter=1000, tol=1e-8)
@@ -79,7 +79,7 @@ def test_features_that_never_change_do_no_harm() -> None:
 def test_the_same_seed_gives_the_same_scores() -> None:
     (features, labels), test = gaussians(200, 1.5, 1), gaussians(100, 1.5, 2)
     first, again, other = (
-        linear_probe((features[:, None], labels), test[0][:, None], 4, epochs=3, batch=32, seed=n)
+        linear_probe((features[:, None], labels), test[0][:, None], 4, Probe(epochs=3, batch=32), n)
         for n in (0, 0, 1)
     )
     np.testing.assert_array_equal(first.scores, again.scores)
@@ -97,9 +97,9 @@ def test_the_best_setting_on_held_out_videos_is_chosen() -> None:
     """Hardly any learning rate, or so much decay that all kernels vanish, is never it."""
     train, test = gaussians(600, 4, 1), gaussians(1000, 4, 2)
     views = train[0][:, np.newaxis], train[1]
-    probed = linear_probe(views, test[0][:, np.newaxis], 4, (1e-7, 3.0), (0.0, 0.3))
+    probed = linear_probe(views, test[0][:, np.newaxis], 4, Probe((1e-7, 3.0), (0.0, 0.3)))
     assert (probed.learning_rate, probed.weight_decay) == pytest.approx((3.0, 0.0))
-    alone = linear_probe(views, test[0][:, np.newaxis], 4, (3.0,), (0.0,))
+    alone = linear_probe(views, test[0][:, np.newaxis], 4, Probe((3.0,), (0.0,)))
     np.testing.assert_allclose(probed.scores, alone.scores, atol=1e-6)
 
 

@@ -147,7 +147,7 @@ def test_search_command(
     )
     html = page.read_text()
     assert html.count("data:image/webp") == 6 and "&lt;3&gt;.mp4" in html and "<3>" not in html
-    assert len(re.findall(r"&lt;5&gt;\.mp4, [\d.]+ s: gone", html)) == 1
+    assert len(re.findall(r"&lt;5&gt;\.mp4, [\d.]+ s: not found", html)) == 1
 
 
 @pytest.mark.parametrize("other", ["fingerprint", "size"])

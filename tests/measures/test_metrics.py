@@ -59,3 +59,10 @@ def test_always_right_is_certain() -> None:
 def test_fewer_than_five_classes() -> None:
     found = metrics.classification(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]))
     assert found["top1"].value == pytest.approx(2 / 3) and found["top5"].value == 1
+
+
+def test_gain_is_over_the_best_baseline_whichever_it_is() -> None:
+    values = {"trained": 0.9, "random": 0.3, "random_calibrated": 0.2, "mean_color": 0.4}
+    encoders = {name: {"linear_probe": {"top1": {"value": v}}} for name, v in values.items()}
+    gain = metrics.gain_over_baselines(encoders)
+    assert gain == {"baseline": "mean_color", "points": pytest.approx(50)}

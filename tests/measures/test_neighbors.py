@@ -45,10 +45,10 @@ def test_knn_is_scikit_learns(k: int, temperature: float, problem: tuple) -> Non
     reference = KNeighborsClassifier(
         k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature)
     ).fit(*train)
-    ours = neighbors.votes(train, features, 7, k, temperature)
+    ours = neighbors.Knn(k, temperature).votes(train, features, 7)
     expected = reference.predict_proba(features)
     np.testing.assert_allclose(ours / ours.sum(axis=1, keepdims=True), expected, atol=2e-4)
-    accuracy = neighbors.knn(train, (features, labels), 7, k, temperature)["top1"].value
+    accuracy = neighbors.Knn(k, temperature)(train, (features, labels), 7)["top1"].value
     assert accuracy == pytest.approx(reference.score(features, labels), abs=1.5 / len(labels))
     assert 0.3 < accuracy < 0.95
 

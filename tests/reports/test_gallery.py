@@ -38,7 +38,7 @@ def test_one_example_is_that_of_the_whole_split(data: tuple) -> None:
             split.views_at(split.num_examples)
 
 
-def test_nearest_videos(data: tuple, tmp_path: Path) -> None:
+def test_nearest_videos(data: tuple, noise_records: Path, tmp_path: Path) -> None:
     train, test = data
     examples = [all_views(split) for split in data]
     # Features whose neighbors are known: the test videos' are those of training videos 3, 4, ...
@@ -50,6 +50,11 @@ def test_nearest_videos(data: tuple, tmp_path: Path) -> None:
         tmp_path,
         num_nearest=3,
     )
+    skipping = pipeline.Pipeline(
+        noise_records, clips.EvenClips(4, 2, 2), views.EvenCrops(16, 16, 1), skip_damaged=True
+    )
+    nothing = Features(np.zeros([0, 1, 8]), np.zeros(0, int))
+    assert gallery.nearest_videos((skipping, nothing), (test, nothing), tmp_path) == []
     labels = examples[1]["label"]
     assert [query["class"] for query in found] == test.labels
     for label, query in enumerate(found):

@@ -98,6 +98,10 @@ def results(tmp_path: Path) -> Path:
         run = folder / f"run{top1}"
         run.mkdir()
         facts = {
+            "version": 2,
+            "task": "Classifier",
+            "kind": "classify",
+            "metric_names": ["loss", "top1"],
             "cell": cell,
             "initial_checkpoint": None,
             "epochs": 2,
@@ -106,9 +110,14 @@ def results(tmp_path: Path) -> Path:
             "test": data,
         }
         (run / "run.json").write_text(json.dumps(facts))
-        lines = [{"step": n, "epoch": n, "epoch/loss": 1 / n, "test/top1": top1} for n in (1, 2)]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_log(run, {"epoch/loss": 0.5, "epoch/unnamed": 1.0, "test/top1": top1})
     return folder
+
+
+def write_log(run: Path, values: dict[str, float]) -> None:
+    """Two epochs of these values."""
+    lines = [json.dumps({"step": n, "epoch": n, **values}) for n in (1, 2)]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def report(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -123,7 +132,14 @@ def test_report(results: Path, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text()
     page = Page(text)
     assert "Read <this>." in page.texts["p"]
-    assert sum(line.startswith("Table ") for line in page.texts["h2"]) == 4
+    headings = page.texts["h2"]
+    assert [heading[:12] for heading in headings] == [
+        *("Read this fi", "Frozen featu", "How to read "),
+        *("Table 1. Lin", "Table 3. Sem", "Table 4. Abl", "Training", "Table 2. Tra"),
+    ]
+    # What nobody measured is collapsed.
+    assert text.count("<details") == 1 and headings[-1].endswith("(no run)")
+    assert "+0.0 points over the best baseline (Random weights)" in text
     cells = page.texts["td"]
     assert "paper 24.8; 35.0 (2 runs, 30.0 to 40.0), +10.2" in cells
     assert "paper 66.1; 50.0 (40.0 to 60.0), -16.1" in cells
@@ -133,16 +149,54 @@ def test_report(results: Path, tmp_path: Path) -> None:
     for caption in (
         *("Table 1, k400", "Table 4, k400", "Accuracy by share of the labels: k400"),
         *("Linear probe", "Confusion matrix", "Features of the test videos, t-SNE"),
-        *("Loss of classification, nats", "Top-1 in the test"),
+        *("Classifier: loss", "Classifier: top1, test"),
         *("walking", "walking, 0.90", "<cats & dogs>, 0.80"),
     ):
         assert caption in captions, caption
+    assert not any("unnamed" in caption for caption in captions)
     assert len(page.pictures) == len(captions)
     assert all(picture.startswith("data:image/") for picture in page.pictures)
     assert sum(picture.startswith("data:image/webp") for picture in page.pictures) == 3
     assert all(link.startswith("#") and f'id="{link[1:]}"' in text for link in page.links)
-    assert (tmp_path / "out" / "tables.md").exists()
+    markdown = (tmp_path / "out" / "tables.md").read_text()
+    order = ["## Table 1", "## Table 3", "## Table 4", "## Runs", "# Tables without", "## Table 2"]
+    assert sorted(order, key=markdown.index) == order
     assert len((tmp_path / "out" / "tables.csv").read_text().splitlines()) > 50
+
+
+def test_runs_say_what_they_are(tmp_path: Path) -> None:
+    """A run of version 2 in run.json; of an earlier one the keys of encoder.json tell."""
+    facts = {"cell": None, "epochs": 2, "seed": 0}
+    values = {"epoch/loss": 0.5, "epoch/contrastive_accuracy": 0.5, "epoch/speed": 0.5}
+    named = {"version": 2, "task": "SpeedLearner", "kind": "pretrain", "metric_names": ["speed"]}
+    for name, more, encoder in [
+        ("new", named, {}),
+        ("old", {}, {"head": {}}),
+        ("probe", {}, {"labels": ["a"]}),
+        ("other", {}, None),
+    ]:
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps({**facts, **more}))
+        if encoder is not None:
+            (run / "encoder.json").write_text(json.dumps(encoder))
+        write_log(run, values)
+        Image.new("RGB", (8, 8)).save(run / "views.png")
+    assert report(tmp_path / "runs", f"--output={tmp_path / 'out'}").returncode == 0
+    captions = Page((tmp_path / "out" / "report.html").read_text()).texts["figcaption"]
+    assert set(captions) == {
+        *("SpeedLearner: loss", "SpeedLearner: speed"),
+        *("Pretraining: loss", "Pretraining: contrastive_accuracy"),
+        *("Classification: loss", "Training: loss"),
+        *(f"Views of {tmp_path / 'runs' / name}" for name in ("new", "old")),
+    }
+
+
+def test_files_of_a_later_version_are_refused(results: Path, tmp_path: Path) -> None:
+    content = json.loads((results / "probe.json").read_text())
+    (results / "probe.json").write_text(json.dumps({**content, "version": 9}))
+    done = report(results, f"--output={tmp_path / 'out'}")
+    assert done.returncode == 1 and "is of version 9; this cvrl_tf reads up to 2" in done.stderr
 
 
 def test_features_that_are_gone_leave_their_picture_out(results: Path, tmp_path: Path) -> None:

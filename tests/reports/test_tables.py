@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from cvrl_tf.measures.metrics import share
-from cvrl_tf.reports import measurements, tables
+from cvrl_tf.reports import measurements, runs, tables
 
 FACTS: dict[str, Any] = {
     "cell": "3/CVRL",
@@ -108,6 +108,22 @@ def test_an_evaluation_brings_its_baselines_along(tmp_path: Path) -> None:
     assert str(cells["VINCE"]["k600"]) == "–" and str(cells["CVRL"]["k600"]) == "paper 70.4; no run"
 
 
+def test_an_evaluation_of_an_earlier_version(tmp_path: Path) -> None:
+    """It spells the mean color otherwise, and does not say how much the encoder gains."""
+    path = write_evaluation(tmp_path / "probe.json")
+    content = json.loads(path.read_text())
+    content["encoders"]["mean_colour"] = content["encoders"].pop("mean_color")
+    path.write_text(json.dumps(content))
+    rows = {run.row for run in measurements.gather([path])}
+    assert "Mean color of the clip" in rows and len(rows) == 4
+    read = runs.read_evaluation(path)
+    assert read is not None
+    assert read["gain_over_baselines"] == {
+        "baseline": "random_calibrated",
+        "points": pytest.approx(30),
+    }
+
+
 def test_each_path_counts_once_and_what_has_no_test_yet_not_at_all(tmp_path: Path) -> None:
     write_run(tmp_path / "run", 0.5)
     begun = write_run(tmp_path / "begun", 0.5)
@@ -119,14 +135,14 @@ def test_each_path_counts_once_and_what_has_no_test_yet_not_at_all(tmp_path: Pat
 
 
 def test_text_forms(tmp_path: Path) -> None:
-    runs = [*measurements.gather([write_evaluation(tmp_path / "probe.json")])]
-    text = tables.markdown(runs)
+    measured = measurements.gather([write_evaluation(tmp_path / "probe.json")])
+    text = tables.markdown(measured)
     assert "| CVRL | paper 66.1; no run | paper 70.4; no run | 60.0 (50.0 to 70.0) |" in text
     assert "| ? + 100 | 0 |" in text  # its checkpoint is gone
-    lines = tables.comma_separated(runs).splitlines()
+    lines = tables.comma_separated(measured).splitlines()
     assert "1,CVRL,k400,66.10,,,,,0" in lines and "1,CVRL,mine,,60.00,50.00,70.00,,1" in lines
-    widths = {line.count("|") for line in text.split("## Table 2")[0].splitlines() if "|" in line}
-    assert widths == {5}
+    (table, *_) = text.split("## Runs")
+    assert {line.count("|") for line in table.splitlines() if "|" in line} == {5}
 
 
 @pytest.mark.parametrize("cell", ["5/CVRL", "4/CVRL", "CVRL", "1/"])

@@ -115,7 +115,7 @@ def test_interrupted_work_goes_on(tmp_path: Path, child_environment: dict[str, s
     shards = sorted(output.glob("train-*"))
     assert 1 <= len(shards) < 60
     assert f"Interrupted: {len(shards)} whole shards of split 'train' are in {output}" in complained
-    assert "The same command goes on" in complained
+    assert "Rerun the same command to resume" in complained
     assert not list(output.glob("*.tmp"))
     for shard in records.in_order([str(path) for path in shards]):
         assert len(records.parse(shard)["frames"]) == 60

@@ -45,15 +45,15 @@ def steps(data: Path, output: Path, *flags: str) -> list[list[str]]:
 def test_steps_of_each_table(noise_records: Path, tmp_path: Path) -> None:
     def kinds(*flags: str) -> list[str]:
         found = steps(noise_records, tmp_path, *flags)
-        return [step[1] if step[0] == "-m" else step[0] for step in found]
+        return [step[1] if step[0] == "-m" else Path(step[0]).name for step in found]
 
     train, evaluate = "cvrl_tf.train", "cvrl_tf.evaluate"
-    first = [train, evaluate, train, "tools/inflate.py", evaluate, train]
+    first = [train, evaluate, train, "inflate.py", evaluate, train]
     assert kinds("--table=1") == first
-    assert kinds("--table=1", "--imagenet=r50.safetensors").count("tools/inflate.py") == 2
+    assert kinds("--table=1", "--imagenet=r50.safetensors").count("inflate.py") == 2
     second = f"--transfer_dir={noise_records}"
     assert kinds("--table=2", second, second) == [train] * 3
-    assert kinds("--table=3").count("tools/make_subset.py") == 2
+    assert kinds("--table=3").count("make_subset.py") == 2
     assert kinds("--table=3").count(train) == 2 + 2 * 3
     assert kinds("--table=4", "--seeds=3") == [train, evaluate] * 12
     assert kinds("--table=4", "--protocol=paper") == [train] * 9  # encoders at random once
@@ -64,7 +64,7 @@ def test_steps_of_each_table(noise_records: Path, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said_before_any_work(noise_records: Path, tmp_path: Path) -> None:
     done = call(noise_records, tmp_path / "out", "--table=2")
-    assert done.returncode == 1 and "Table 2 wants --transfer_dir" in done.stderr
+    assert done.returncode == 1 and "Table 2 needs --transfer_dir" in done.stderr
     done = call(tmp_path / "nothing", tmp_path / "out", "--table=1")
     assert done.returncode == 1 and "dataset_info.json" in done.stderr
     assert not (tmp_path / "out").exists()

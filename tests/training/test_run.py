@@ -21,7 +21,7 @@ from cvrl_tf.augment.photometric import ColorJitter
 from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.evaluation.features import extract
 from cvrl_tf.evaluation.monitor import KnnMonitor
-from cvrl_tf.measures.neighbors import knn
+from cvrl_tf.measures.neighbors import Knn
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.optim.schedules import warmup_cosine
@@ -443,6 +443,6 @@ def test_neighbors_are_asked_every_other_epoch(noise_records: Path, tmp_path: Pa
     assert list(found) == [1, 2, 3, 4]
     assert found[1] is None and found[3] is None
     train, test = (extract(run.model.encoder, each, 5).of_videos for each in data)
-    assert found[4] == pytest.approx(knn(train, test, 2, 20, 0.07)["top1"].value)
+    assert found[4] == pytest.approx(Knn(20, 0.07)(train, test, 2)["top1"].value)
     best = 6 if found[2] >= found[4] else 12
     assert (tmp_path / "run" / "best" / f"ckpt-{best}.index").exists()

@@ -1,0 +1,68 @@
+"""Search by a video: embed it as the index was, and find the clips most similar to it."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.feature_file import ClipFeatures
+from cvrl_tf.inference.index import Found, Index
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A video to search by.
+
+    Attributes:
+      video: path.
+      start, end: seconds of its middle clip; not a number where the video's rate is unknown.
+    """
+
+    video: str
+    start: float
+    end: float
+
+
+def find_similar(
+    query: str, index: str | Path, count: int, model: str | Path | None = None
+) -> tuple[Query, list[Found]]:
+    """Find the videos most similar to a video.
+
+    Clips are compared with the mean of the features of the query's clips.
+
+    Args:
+      query: path of a video.
+      index: file that `cvrl_tf.embed` wrote.
+      count: number of videos to find.
+      model: export to embed the query with, if the one that the index names is elsewhere.
+
+    Returns:
+      The query, and of each video its most similar clip, the most similar videos first.
+
+    Raises:
+      FileNotFoundError: there is no such video, index or model.
+      ValueError: the model, or its views, are not those of the index.
+    """
+    if not Path(query).is_file():
+        raise FileNotFoundError(f"No video {query!r}.")
+    features = Index(index)
+    embedder = _embedder_of(features, model)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "query.npz"
+        embed_videos(embedder, [query], output, workers=1, show=False)
+        clips = ClipFeatures.load(output)
+    middle = len(clips.videos) // 2
+    found = features.nearest_videos(clips.results["feature"].mean(axis=0), count)
+    return Query(query, float(clips.starts[middle]), float(clips.ends[middle])), found
+
+
+def _embedder_of(index: Index, model: str | Path | None) -> Embedder:
+    facts = index.clips.facts
+    sizes = {name: facts["views"][name] for name in ("num_clips", "num_crops")}
+    embedder = Embedder(model or facts["model"], **sizes)
+    if any(embedder.facts[name] != facts[name] for name in ("fingerprint", "views")):
+        raise ValueError(
+            f"{embedder.facts['model']!r} is not the model that {str(index.path)!r} is of, or "
+            "takes other views: say where that model is with --model, or embed the videos again."
+        )
+    return embedder

@@ -1,0 +1,212 @@
+"""The steps that make the paper's tables on given data.
+
+`recipes` finds the recipe of each row, so a row costs no more than its recipe.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cvrl_tf import files
+from cvrl_tf.data.schema import DatasetInfo
+from cvrl_tf.reports import recipes
+from cvrl_tf.reports.recipes import Recipe
+from cvrl_tf.reports.steps import Step
+from cvrl_tf.reports.tables import TABLES
+
+_REFERENCE = "CVRL"  # the row whose network others are inflated to
+_SCRATCH = "Supervised"  # the row of fine-tuning without a checkpoint
+_IMAGENET = "ImageNet"  # the row whose weights the user gives
+_SEEDED = {"cvrl_tf.train": "settings.Execution", "cvrl_tf.evaluate": "frozen.FrozenEvaluation"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to make tables of. Paths are absolute.
+
+    Attributes:
+      data_dir: records to pretrain on.
+      output: folder for the runs.
+      transfer_dirs: records to fine-tune on, for table 2.
+      imagenet: weights of a network of images; None for no such row.
+      seeds: runs of each row of table 4.
+      protocol: of linear evaluation: "cached", or "paper" for a training run.
+      overlay: folder of gin files that go behind the recipes; None for none.
+      gin_params: parameters of every run.
+    """
+
+    data_dir: Path
+    output: Path
+    transfer_dirs: Sequence[Path] = ()
+    imagenet: Path | None = None
+    seeds: int = 1
+    protocol: str = "cached"
+    overlay: Path | None = None
+    gin_params: Sequence[str] = ()
+
+
+class Plan:
+    """The steps of some tables, each once, in an order in which they can run."""
+
+    def __init__(self, request: Request, infos: Mapping[Path, DatasetInfo]) -> None:
+        """Begin an empty plan.
+
+        Args:
+          request: what to make tables of.
+          infos: of all records, by their folder.
+        """
+        self._request, self._infos = request, infos
+        self._steps: dict[str, Step] = {}
+
+    @property
+    def steps(self) -> list[Step]:
+        """All steps so far."""
+        return list(self._steps.values())
+
+    def add_table(self, number: str) -> None:
+        """Add the steps of a table.
+
+        Raises:
+          ValueError: the table needs something that the request lacks.
+        """
+        {
+            "1": self._linear_evaluation,
+            "2": self._transfer,
+            "3": self._semi_supervised,
+            "4": self._ablation,
+        }[number]()
+
+    def _linear_evaluation(self) -> None:
+        own = []
+        for row in self._rows("1"):
+            recipe = recipes.by_row().get(f"1/{row}")
+            if recipe and recipe.measures(f"1/{row}"):
+                own.append((row, recipe))
+            else:
+                self._probe(f"1-{_slug(row)}", f"1/{row}", self._encoder("1", row))
+        for row, recipe in own:
+            self._train(_slug(row), recipe.path)
+
+    def _transfer(self) -> None:
+        if not self._request.transfer_dirs:
+            raise ValueError(
+                "Table 2 needs --transfer_dir: records of UCF-101, for example. Or leave it out."
+            )
+        for folder in self._request.transfer_dirs:
+            recipe = recipes.for_data("finetune", self._data(folder), "ucf101")
+            for row in [*self._rows("2"), _SCRATCH]:
+                self._train(
+                    f"finetune/{folder.name}-{_slug(row)}",
+                    recipe,
+                    DATA_DIR=str(folder),
+                    CHECKPOINT=None if row == _SCRATCH else self._encoder("2", row),
+                    CELL=f"2/{row}",
+                )
+
+    def _semi_supervised(self) -> None:
+        data = self._request.data_dir
+        checkpoints: dict[str, str | None] = {r: self._encoder("3", r) for r in self._rows("3")}
+        checkpoints[_SCRATCH] = None
+        for percent, recipe in recipes.shares(self._data(data), "k400").items():
+            if f"train_{percent}pct" not in self._infos[data].splits:
+                flags = f"--data_dir={data}", f"--percent={percent}"
+                self._tool(f"subset/{percent}pct", "make_subset", *flags)
+            for row, checkpoint in checkpoints.items():
+                name = f"semi/{percent}pct-{_slug(row)}"
+                self._train(name, recipe, CHECKPOINT=checkpoint, CELL=f"3/{row}")
+
+    def _ablation(self) -> None:
+        for seed in range(self._request.seeds):
+            for row in self._rows("4"):
+                name = f"{_slug(row)}-{seed}"
+                recipe = recipes.by_row()[f"4/{row}"]
+                run = self._train(f"ablation/{name}", recipe.path, seed)
+                self._probe(f"4-{name}", f"4/{row}", run, seed)
+
+    def _data(self, folder: Path) -> str:
+        """Return the name of the data set of a folder, without the suffix of its split."""
+        return re.sub(r"_split\d+$", "", self._infos[folder].name)
+
+    def _rows(self, table: str) -> list[str]:
+        """List the rows that can be made: the reference first, then in the paper's order."""
+        made = [row.partition("/")[2] for row in recipes.by_row() if row.startswith(f"{table}/")]
+        if self._request.imagenet:
+            made.append(_IMAGENET)
+        paper = [row for row in TABLES[table].paper if row in made]
+        others = [row for row in made if row not in paper and row != _IMAGENET]
+        return sorted([*paper, *others], key=lambda row: row != _REFERENCE)
+
+    def _encoder(self, table: str, row: str) -> str:
+        """Add the pretraining of a row; return the folder of its encoder."""
+        if row == _IMAGENET:
+            return self._inflated(row, str(self._request.imagenet))
+        recipe = recipes.by_row()[f"{table}/{row}"]
+        if not recipe.of_images:
+            return self._train(f"pretrain/{_slug(row)}", recipe.path)
+        self._reference()  # before it, which is inflated to be like the reference
+        return self._inflated(row, self._train(f"pretrain/{_slug(row)}", recipe.path))
+
+    def _reference(self) -> str:
+        recipe: Recipe = recipes.by_row()[f"1/{_REFERENCE}"]
+        return self._train(f"pretrain/{_slug(_REFERENCE)}", recipe.path)
+
+    def _inflated(self, row: str, source: str) -> str:
+        name = f"pretrain/{_slug(row)}_inflated"
+        folder = str(self._request.output / name)
+        flags = f"--source={source}", f"--like={self._reference()}", f"--output={folder}"
+        self._tool(name, "inflate", *flags)
+        return folder
+
+    def _probe(self, name: str, cell: str, checkpoint: str, seed: int = 0) -> None:
+        """Add the linear evaluation of an encoder and of random ones."""
+        if self._request.protocol == "paper":
+            recipe = recipes.for_data("probe", self._data(self._request.data_dir), "k400")
+            self._train(f"probe/{name}", recipe, seed, CHECKPOINT=checkpoint, CELL=cell)
+            table = cell.partition("/")[0]
+            random = {"CHECKPOINT": None, "CELL": f"{table}/Random weights"}
+            self._train(f"probe/{table}-random-{seed}", recipe, seed, **random)
+            return
+        output = f"--output={self._request.output / 'probe' / f'{name}.json'}"
+        macros = {"CHECKPOINT": checkpoint, "CELL": cell}
+        gin = self._gin("cvrl_tf.evaluate", "gin/probe/cached.gin", seed, macros)
+        self._add(f"probe/{name}", "-m", "cvrl_tf.evaluate", *gin, output)
+
+    def _train(self, name: str, recipe: str, seed: int = 0, **macros: str | None) -> str:
+        """Add a training run; return its folder."""
+        folder = str(self._request.output / name)
+        gin = self._gin("cvrl_tf.train", recipe, seed, macros)
+        self._add(name, "-m", "cvrl_tf.train", *gin, f"--model_dir={folder}")
+        return folder
+
+    def _tool(self, name: str, tool: str, *flags: str) -> None:
+        self._add(name, str(files.project() / "tools" / f"{tool}.py"), *flags)
+
+    def _gin(
+        self, command: str, recipe: str, seed: int, macros: Mapping[str, str | None]
+    ) -> list[str]:
+        given = [recipe, *self._overlay(recipe)]
+        bound = {"DATA_DIR": str(self._request.data_dir), **macros}
+        params = [f"{name}={value!r}" for name, value in bound.items()]
+        params.append(f"{_SEEDED[command]}.seed={seed}")
+        # Of the parameters of training, an evaluation knows the macros alone.
+        known = r"\w+\s*=" if command == "cvrl_tf.evaluate" else ""
+        params += [each for each in self._request.gin_params if re.match(known, each)]
+        return [f"--gin_file={each}" for each in given] + [f"--gin_param={each}" for each in params]
+
+    def _overlay(self, recipe: str) -> list[str]:
+        """Find the gin file that goes behind a recipe: its namesake, or else its folder's."""
+        if self._request.overlay is None:
+            return []
+        inside = self._request.overlay / Path(recipe).relative_to("gin")
+        found = [each for each in (inside, inside.parent.with_suffix(".gin")) if each.is_file()]
+        return [str(each) for each in found[:1]]
+
+    def _add(self, name: str, *command: str) -> None:
+        if self._steps.setdefault(name, Step(name, command)).command != command:
+            raise ValueError(f"Two steps would be called {name}: give folders of different names.")
+
+
+def _slug(row: str) -> str:
+    """Turn a row's name into one for folders: "TA+SA" into "ta_sa"."""
+    return re.sub(r"\W+", "_", row.lower())
