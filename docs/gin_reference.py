@@ -40,8 +40,8 @@ class Configurable:
     """A class or function that a recipe binds.
 
     Attributes:
-      name: as recipes write it, "settings.Testing".
-      path: "cvrl_tf.training.settings.Testing".
+      name: as recipes write it, "settings.Validation".
+      path: "cvrl_tf.training.settings.Validation".
       summary: first sentence of the docstring.
       parameters: in the order of the signature.
     """

@@ -118,7 +118,7 @@ def test_neighbors_are_measured_in_pretraining(
     small += ["settings.Checkpointing.best_metric='knn_top1'", "monitor.KnnMonitor.every=2"]
     gin.parse_config_files_and_bindings(recipes, small)
     run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
-    (monitor,) = gin.query_parameter("settings.Testing.monitors")
+    (monitor,) = gin.query_parameter("settings.Validation.monitors")
     monitor = monitor.scoped_configurable_fn()
     monitor.set_model(run.model)
     logs: dict[str, float] = {}
