@@ -311,6 +311,8 @@ def executed(name: str, folder: Path) -> tuple[list[dict], str]:
 def test_notebooks(tmp_path: Path) -> None:
     outputs, _ = executed("pretrain", tmp_path)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    sampling = checkpoints.SavedRun.open(tmp_path / "runs/notebooks/encoder").sampling
+    assert (sampling.short_side, sampling.size) == (64, 40)  # as the records that were made
     _, text = executed("probe", tmp_path)  # and the next: of what the first has left
     pretrained, random = re.findall(r"linear probe\s+([\d.]+) %", text)
     assert float(pretrained) > float(random)
