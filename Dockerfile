@@ -1,12 +1,12 @@
-# docker build -t cvrl_tf .                        CPU
-# docker build -t cvrl_tf --build-arg EXTRA=gpu .  GPU; run it with --gpus=all
+# CPU: docker build -t cvrl_tf .
+# GPU: docker build -t cvrl_tf --build-arg EXTRA=gpu .   Run it with --gpus=all.
 FROM python:3.11.13-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1
 RUN useradd --create-home --uid 1000 cvrl
 WORKDIR /home/cvrl/cvrl_tf
 
-# What is installed depends on these files alone, so that a change of code leaves the layer alone.
+# Dependencies are installed from these files only, so code changes don't invalidate the layer.
 ARG EXTRA=""
 COPY setup.py setup.cfg pyproject.toml constraints.txt ./
 RUN mkdir cvrl_tf gin tools && touch cvrl_tf/__init__.py \

@@ -1,17 +1,17 @@
-# Needs make, git and Python 3.11-3.13 with venv. `make help` lists the targets.
+# Requires make, git and Python 3.11-3.13 with venv. `make help` lists the targets.
 
-# The first of these that runs and has the right version is taken; PYTHON=/path/to/python overrides.
+# The first of these that has a supported version is used. PYTHON=/path/to/python overrides it.
 PYTHON := python3 python3.13 python3.12 python3.11
 BIN := .venv/bin
-# Tests run side by side; each process needs about 3 GB.
+# Tests run in parallel. Each process needs about 3 GB.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
 .PHONY: help setup test test-slow test-pages docs check format demo tables addons-test clean
 
-help: ## this list
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# Modules are compiled when they are first used, which most never are.
+# No bytecode is compiled in advance: most modules are never used.
 # $(call install,environment,extras,constraints,first minor version,last minor version,in words)
 define install
 	@for python in $(PYTHON); do \
@@ -20,8 +20,8 @@ define install
 	  python=; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "$1 needs Python $6 with venv (Debian: python3-venv). Not found among: $(PYTHON)." >&2; \
-	  echo "Install it, or say where it is: make PYTHON=/path/to/python3.$4" >&2; \
+	  echo "$1 needs Python $6 with venv (Debian: python3-venv). None of these has it: $(PYTHON)." >&2; \
+	  echo "Install it, or pass its path: make PYTHON=/path/to/python3.$4" >&2; \
 	  exit 1; \
 	fi; \
 	echo "Installing into $1 with $$python: some minutes, 3 GB."; \
@@ -36,21 +36,21 @@ endef
 
 comma := ,
 
-setup: .venv/installed ## make .venv with everything in it; the other targets call this themselves
+setup: .venv/installed ## create .venv with all dependencies; other targets run this first
 
-test: setup ## all tests but the slow ones
+test: setup ## run all tests except the slow ones and those in a browser
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not browser"
 
-test-slow: setup ## the slow tests
+test-slow: setup ## run the slow tests
 	$(BIN)/pytest $(PARALLEL) -m slow
 
-test-pages: setup ## the pages that the commands write, in Chromium
+test-pages: setup ## test the HTML pages that the commands write, in Chromium
 	$(BIN)/pytest $(PARALLEL) -m browser
 
-docs: setup ## the documentation as a site, in site/
+docs: setup ## build the documentation into site/
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
 
-check: setup ## formatter, linters and type checker, without changing anything
+check: setup ## run formatter, linters and type checker without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
@@ -58,14 +58,14 @@ check: setup ## formatter, linters and type checker, without changing anything
 	$(BIN)/python .ci/structure.py
 	$(BIN)/hadolint Dockerfile
 
-format: setup ## format, and fix what the linter can fix
+format: setup ## format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: setup ## from videos to features on synthetic data; results in runs/demo
+demo: setup ## run all steps on synthetic videos; results in runs/demo
 	$(BIN)/python tools/demo.py --output=runs/demo
 
-# $(call demo_records,folder,training videos,seed): a set of synthetic videos as records
+# $(call demo_records,folder,training videos,seed): writes synthetic videos as records
 define demo_records
 	$(BIN)/python tools/make_demo_videos.py --output=$1_videos --train_videos=$2 --seed=$3
 	for split in train test; do \
@@ -74,7 +74,7 @@ define demo_records
 	done
 endef
 
-tables: setup ## the paper's four tables on synthetic videos, 40 minutes; runs/tables/report
+tables: setup ## fill the paper's four tables on synthetic videos, 40 minutes; runs/tables/report
 	$(call demo_records,runs/tables/demo,1200,0)
 	$(call demo_records,runs/tables/transfer_split1,240,1)
 	$(call demo_records,runs/tables/transfer_split2,240,2)
@@ -85,9 +85,9 @@ tables: setup ## the paper's four tables on synthetic videos, 40 minutes; runs/t
 	synthetic: four shapes in three motions. The tables show that every protocol of the paper runs \
 	and what comes out on such data, with an encoder for a laptop; nothing about real videos."
 
-addons-test: .venv-addons/installed ## tests with TensorFlow 2.15 and TensorFlow Addons; Python 3.11
+addons-test: .venv-addons/installed ## test with TensorFlow 2.15 and TensorFlow Addons; Python 3.11
 	.venv-addons/bin/pytest $(PARALLEL) -m "addons and not slow"
 
-clean: ## remove environments and caches, but not runs/
+clean: ## remove environments and caches, but keep runs/
 	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

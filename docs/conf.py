@@ -1,12 +1,18 @@
 """The documentation as a site: `make docs`."""
 
 import inspect
+import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from sphinx.util.inspect import stringify_signature
 
 import cvrl_tf  # noqa: F401  (before TensorFlow: it chooses the Keras)
+
+# isort: split
+sys.path.insert(0, str(Path(__file__).parent))
+import gin_reference
 
 project = html_title = "cvrl_tf"
 html_theme = "furo"
@@ -40,6 +46,17 @@ def own_signature(
     return stringify_signature(inspect.Signature(parameters), unqualified_typehints=True), ""
 
 
+# Pages of which a part comes out of the code, in place of `<!-- generated -->`.
+GENERATED = {"gin_reference": gin_reference.reference, "migration": gin_reference.renamings}
+
+
+def fill_generated_pages(app: Any, docname: str, source: list[str]) -> None:
+    if docname in GENERATED:
+        source[0] = source[0].replace("<!-- generated -->", GENERATED[docname]())
+
+
 def setup(app: Any) -> None:
+    app.connect("env-get-outdated", lambda *_: list(GENERATED))
+    app.connect("source-read", fill_generated_pages)
     app.connect("autodoc-process-docstring", indent_arguments, priority=100)
     app.connect("autodoc-process-signature", own_signature)

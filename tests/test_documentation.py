@@ -1,5 +1,6 @@
 """The documents: their commands and notebooks run, and their diffs apply."""
 
+import importlib.util
 import json
 import os
 import re
@@ -8,16 +9,22 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import gin
 import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT, TINY_GIN, noise_video, write_noise_video, write_records
 from nbclient import NotebookClient
 
-from cvrl_tf import checkpoints
+from cvrl_tf import checkpoints, renamed
+from cvrl_tf.training.run import Run
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -43,6 +50,82 @@ def test_recipes_and_flags_of_training_exist(document: Path) -> None:
         assert set(re.findall(r"--(\w+)=", command)) <= known, command
         for recipe in re.findall(r"--gin_file=(gin/[\w/]+\.gin)", command):
             assert (ROOT / recipe).exists(), recipe
+
+
+@pytest.fixture(scope="module")
+def gin_reference() -> ModuleType:
+    """The module by which Sphinx describes what recipes bind."""
+    path = ROOT / "docs" / "gin_reference.py"
+    spec = importlib.util.spec_from_file_location("gin_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gin_reference"] = module  # where dataclasses look for annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def gin_names(gin_reference: ModuleType) -> set[str]:
+    """Everything that can be bound, "module.Class" and "module.Class.parameter"."""
+    found = gin_reference.configurables()
+    parameters = {f"{each.name}.{p.name}" for each in found for p in each.parameters}
+    return parameters | {each.name for each in found}
+
+
+def test_the_gin_reference_says_what_every_parameter_is(gin_reference: ModuleType) -> None:
+    found = gin_reference.configurables()
+    assert not [f"{c.path}: {p.name}" for c in found for p in c.parameters if not p.text]
+    text = gin_reference.reference()
+    assert "| `global_batch` | `int` | required | examples in a step of all replicas. |" in text
+    assert "| `STRIDE` | `2` | frames from one frame" in text
+
+
+def test_gin_parameters_in_documents_exist(gin_names: set[str]) -> None:
+    modules = {name.partition(".")[0] for name in gin_names}
+    for document in DOCUMENTS:
+        if document.name == "migration.md":
+            continue
+        for name in re.findall(r"\b([a-z]\w*\.\w+\.[a-z]\w*)=", document.read_text()):
+            if name.partition(".")[0] in modules:
+                assert name in gin_names, f"{document.name}: {name}"
+
+
+def test_old_names_are_gone_and_new_ones_exist(gin_names: set[str]) -> None:
+    assert not renamed.GIN.keys() & gin_names
+    assert set(renamed.GIN.values()) <= gin_names
+    for module in renamed.MODULES.values():
+        assert importlib.util.find_spec(module), module
+    for module in renamed.MODULES:
+        parent = module.rpartition(".")[0]
+        assert not importlib.util.find_spec(parent) or not importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("from_document", [False, True])
+def test_neighbors_are_measured_in_pretraining(
+    from_document: bool, noise_records: Path, tmp_path: Path
+) -> None:
+    """By the gin file that goes behind a recipe, and by the one that the document shows."""
+    recipes = ["gin/demo/pretrain.gin", "gin/common/knn_monitor.gin"]
+    if from_document:
+        text = (ROOT / "docs" / "own_data.md").read_text()
+        fences = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        (shown,) = (each for each in fences if "KnnMonitor" in each)
+        (tmp_path / "mine.gin").write_text(shown.replace("'validation'", "'test'"))
+        recipes = [str(tmp_path / "mine.gin"), "gin/common/demo/pretrain.gin"]
+    gin.clear_config()
+    gin.add_config_file_search_path(str(ROOT))
+    small = [f"DATA_DIR='{noise_records}'", "EVAL_SPLIT='test'", "SIZE=16", "NUM_FRAMES=4"]
+    small += ["run.Run.global_batch=4", "resnet3d.ResNet3D.width=0.125"]
+    small += ["settings.Checkpointing.best_metric='knn_top1'", "monitor.KnnMonitor.every=2"]
+    gin.parse_config_files_and_bindings(recipes, small)
+    run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
+    (monitor,) = gin.query_parameter("settings.Validation.monitors")
+    monitor = monitor.scoped_configurable_fn()
+    monitor.set_model(run.model)
+    logs: dict[str, float] = {}
+    monitor.on_epoch_end(0, logs)
+    assert not logs
+    monitor.on_epoch_end(1, logs)
+    assert 0 <= logs["knn_top1"] <= 1
 
 
 @pytest.mark.slow
@@ -228,6 +311,8 @@ def executed(name: str, folder: Path) -> tuple[list[dict], str]:
 def test_notebooks(tmp_path: Path) -> None:
     outputs, _ = executed("pretrain", tmp_path)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    sampling = checkpoints.SavedRun.open(tmp_path / "runs/notebooks/encoder").sampling
+    assert (sampling.short_side, sampling.size) == (64, 40)  # as the records that were made
     _, text = executed("probe", tmp_path)  # and the next: of what the first has left
     pretrained, random = re.findall(r"linear probe\s+([\d.]+) %", text)
     assert float(pretrained) > float(random)

@@ -310,6 +310,9 @@ def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:
 def num_classes(data_dir: str | Path) -> int:
     """Number of classes of a data set.
 
+    Args:
+      data_dir: as of a `Pipeline`.
+
     Raises:
       ValueError: it is unlabeled.
     """

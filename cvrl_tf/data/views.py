@@ -85,6 +85,9 @@ def evaluation_size(size: int) -> int:
 
     The paper trains at 224 and tests at 256 pixels (section 4.1). Other sizes are tested as they
     are trained.
+
+    Args:
+      size: pixels.
     """
     return 256 if size == 224 else size
 

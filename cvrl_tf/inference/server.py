@@ -1,5 +1,7 @@
 """A server of features: a video in, its features out.
 
+Routes::
+
     POST /embed   The body is a video file. Answers {"feature": [...], ...}: means over the video's
                   test views.
     GET  /health  200 while the server can decode videos and run the model, else 503.
