@@ -85,16 +85,14 @@ def test_workers_stop_and_go_on_together(
         step = int(checkpoints.resolve(run).rpartition("-")[2])
         assert f"saved at step {step}." in said and 4 <= step < 44
 
-        # One dies: the other ends within a minute and says what to do.
+        # One dies: the other ends and says what to do.
         workers = start(child_environment, noise_records, run)
         wait_for_lines(run, 5, workers)
         os.kill(workers[victim].pid, signal.SIGKILL)
-        begin = time.monotonic()
         text = finish(workers)[1 - victim]
-        assert time.monotonic() - begin < 60
         assert workers[1 - victim].returncode == 1
         last_words = text[text.index("Stopped: ") :]
-        assert "Another of the 2 workers is gone" in last_words
+        assert "Another of the 2 workers has stopped" in last_words
         assert f"resume from {checkpoints.resolve(run)}" in last_words
         assert "Traceback" not in text
 
