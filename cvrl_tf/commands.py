@@ -68,10 +68,10 @@ def needs(package: str, extra: str) -> None:
 def define_gin_flags() -> None:
     """Define the flags that `parse_gin` reads."""
     flags.DEFINE_multi_string(
-        "gin_file", None, "Recipe, such as gin/pretrain/k400.gin; may be repeated.", required=True
+        "gin_file", None, "Recipe, such as gin/pretrain/k400.gin.", required=True
     )
     flags.DEFINE_multi_string(
-        "gin_param", [], "One parameter, such as \"DATA_DIR='records/k400'\"; may be repeated."
+        "gin_param", [], "One parameter, such as \"DATA_DIR='records/k400'\"."
     )
 
 

@@ -42,7 +42,7 @@ _FORMAT = flags.DEFINE_enum(
     "format", None, list(annotations.FORMATS), "By default folders for a folder, list for a file."
 )
 _ROOT = flags.DEFINE_multi_string(
-    "root", [], "Folder of the videos, by default the input's; repeat it to search several in turn."
+    "root", [], "Folder of the videos, by default the input's. Several are searched in turn."
 )
 _NAME = flags.DEFINE_string(
     "name", None, "Name of the data set, for results; by default the name of the output folder."

@@ -26,11 +26,11 @@ from cvrl_tf.data import schema
 from cvrl_tf.reports import plan, steps
 
 _TABLE = flags.DEFINE_multi_enum(
-    "table", ["1", "2", "3", "4"], ["1", "2", "3", "4"], "Table to make; may be repeated."
+    "table", ["1", "2", "3", "4"], ["1", "2", "3", "4"], "Table to make."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Records to pretrain on.", required=True)
 _TRANSFER_DIR = flags.DEFINE_multi_string(
-    "transfer_dir", [], "Records to fine-tune on, for table 2; repeat it for data sets and splits."
+    "transfer_dir", [], "Records to fine-tune on, for table 2: one for each data set and split."
 )
 _IMAGENET = flags.DEFINE_string(
     "imagenet", None, "Weights of a ResNet of images, for the rows ImageNet; see tools/inflate.py."
