@@ -74,7 +74,8 @@ def main(argv: list[str]) -> None:
             planned.add_table(table)
         left = steps.remaining(planned.steps, done)
     if _DRY_RUN.value:
-        print(*left, sep="\n")
+        for step in left:
+            print(step)
         return
     with commands.explained(steps.StepFailed):
         steps.run(left, done)
