@@ -23,6 +23,14 @@ _OF_RUN = {
     "keep_checkpoints": "settings.Checkpointing.keep",
     "best_metric": "settings.Checkpointing.best_metric",
 }
+_OF_FROZEN_EVALUATION = {
+    "learning_rates": "probe.Probe.learning_rates",
+    "weight_decays": "probe.Probe.weight_decays",
+    "epochs": "probe.Probe.epochs",
+    "standardize": "probe.Probe.standardize",
+    "k": "neighbors.Knn.k",
+    "temperature": "neighbors.Knn.temperature",
+}
 _OF_CONTRASTIVE_LEARNER = {
     "temperature": "info_nce.InfoNCE.temperature",
     "block": "info_nce.InfoNCE.block",
@@ -42,6 +50,10 @@ GIN: dict[str, str] = {
     "photometric.Greyscale": "photometric.Grayscale",
     "photometric.Solarise": "photometric.Solarize",
     "comparison.Comparison": "frozen.FrozenEvaluation",
+    **{f"comparison.Comparison.{old}": new for old, new in _OF_FROZEN_EVALUATION.items()},
+    **{f"frozen.FrozenEvaluation.{old}": new for old, new in _OF_FROZEN_EVALUATION.items()},
+    "monitor.KnnMonitor.k": "neighbors.Knn.k",
+    "monitor.KnnMonitor.temperature": "neighbors.Knn.temperature",
 }
 
 # As recipes (`from cvrl_tf import runner`) and Python code import them.
@@ -79,6 +91,7 @@ PYTHON: dict[str, str] = {
     "Pipeline.damage_of_once": "Pipeline.eval_damage",
     "saved_model.export": "inference.saved_model.export_encoder",
     "embedding.embed": "inference.embedder.embed_videos",
+    "neighbours.knn": "measures.neighbors.Knn",
     "checkpoints.initialise": "checkpoints.initialize",
     "checkpoints.build_encoder": "checkpoints.SavedRun.new_encoder",
     "checkpoints.check_architecture": "checkpoints.SavedRun.check",
