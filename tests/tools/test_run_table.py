@@ -1,6 +1,7 @@
 """One command a table: which steps it takes, that their recipes build, and one run of all of it."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from cvrl_tf import checkpoints
 from cvrl_tf.evaluation import frozen
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.preparation import subsets
-from cvrl_tf.reports import measurements, tables
+from cvrl_tf.reports import measurements, recipes, tables
 from cvrl_tf.training.run import Run
 
 
@@ -23,7 +24,7 @@ from cvrl_tf.training.run import Run
 def overlay(tmp_path: Path) -> Path:
     folder = tmp_path / "overlay"
     (folder / "baselines").mkdir(parents=True)
-    for kind in ("pretrain", "ablation", "baselines", "probe", "finetune", "semi"):
+    for kind in ("pretrain", "methods", "ablation", "baselines", "probe", "finetune", "semi"):
         (folder / f"{kind}.gin").write_text(TINY_GIN)
     (folder / "baselines" / "simclr.gin").write_text(
         TINY_GIN.replace("NUM_FRAMES = 4", "NUM_FRAMES = 1")
@@ -52,14 +53,16 @@ def test_steps_of_each_table(noise_records: Path, tmp_path: Path) -> None:
     assert kinds("--table=1") == first
     assert kinds("--table=1", "--imagenet=r50.safetensors").count("inflate.py") == 2
     second = f"--transfer_dir={noise_records}"
-    assert kinds("--table=2", second, second) == [train] * 3
+    # Each method pretrains and is fine-tuned; one row is supervised.
+    methods = sum(row.startswith("2/") for row in recipes.by_row())
+    assert kinds("--table=2", second, second) == [train] * (2 * methods + 1)
     assert kinds("--table=3").count("make_subset.py") == 2
     assert kinds("--table=3").count(train) == 2 + 2 * 3
     assert kinds("--table=4", "--seeds=3") == [train, evaluate] * 12
     assert kinds("--table=4", "--protocol=paper") == [train] * 9  # encoders at random once
     # Tables share their pretraining.
     every = kinds(second)
-    assert len(every) == 6 + 2 + 8 + 8
+    assert len(every) == 6 + 2 * methods + 8 + 8
 
 
 def test_what_is_missing_is_said_before_any_work(noise_records: Path, tmp_path: Path) -> None:
@@ -77,6 +80,10 @@ def test_a_step_done_with_other_settings_is_not_taken_for_done(
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "ablation_ta-0.json").write_text(json.dumps(first))
     assert first not in steps(noise_records, tmp_path, "--table=4")
+    for step in steps(noise_records, tmp_path, "--table=4"):
+        (name,) = re.findall(r"/(ablation/[\w-]+|probe/[\w-]+)(?:\.json)?$", step[-1])
+        (tmp_path / "done" / f"{name.replace('/', '_')}.json").write_text(json.dumps(step))
+    assert steps(noise_records, tmp_path, "--table=4") == []
     changed = call(
         noise_records, tmp_path, "--table=4", "--gin_param=run.Run.epochs=7", "--dry_run"
     )
