@@ -84,13 +84,13 @@ def assert_replicas_equal_one(test_file: str, make: Make, folder: Path, replicas
     """
     output = folder / "replicated.npz"
     done = subprocess.run(
-        [sys.executable, __file__, test_file, str(output), str(replicas)],
+        [sys.executable, "-X", "faulthandler", __file__, test_file, str(output), str(replicas)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"Exit code {done.returncode}: {done.stdout}{done.stderr}"
     ours, expected = np.load(output), results(make, tf.distribute.get_strategy())
     np.testing.assert_allclose(ours["loss"], expected["loss"], rtol=1e-5)
     # Relative to the gradient's size: entries near zero are rounding.
