@@ -22,7 +22,7 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def resolve(path: str | Path) -> str:
-    """The checkpoint that a path means: its prefix, or a run's or checkpoint folder (the latest).
+    """Find the checkpoint that a path means: its prefix, or a run's or checkpoint folder (the latest).
 
     Raises:
       FileNotFoundError: there is none.
@@ -41,7 +41,7 @@ def resolve(path: str | Path) -> str:
 
 
 def keys_of(root: tf.Module, prefix: str) -> dict[str, tf.Variable]:
-    """The variables of an object by the keys under which a checkpoint stores them."""
+    """Return the variables of an object by the keys under which a checkpoint stores them."""
     view = tf.train.TrackableView(root)
     found: dict[str, tf.Variable] = {}
     seen = {id(root)}
@@ -71,7 +71,7 @@ def _compare(root: tf.Module, name: str, path: str) -> None:
 def compare(
     wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], what: str, path: str
 ) -> None:
-    """Raises a ValueError that lists how the shapes stored in `path` differ from those wanted."""
+    """Raise a ValueError that lists how the shapes stored in `path` differ from those wanted."""
     problems = [f"  missing there: {key}" for key in sorted(wanted.keys() - stored.keys())]
     problems += [f"  not in the model: {key}" for key in sorted(stored.keys() - wanted.keys())]
     problems += [
@@ -90,7 +90,7 @@ def compare(
 
 
 def initialize(root: tf.Module, path: str | Path, name: str = "encoder") -> str:
-    """Loads one root of a checkpoint, all of it.
+    """Load one root of a checkpoint, all of it.
 
     Args:
       root: a built model.
@@ -220,7 +220,7 @@ class SavedRun:
 
 
 def encoder_file(prefix: str) -> Path:
-    """Where a run says what its encoder is; the file need not be there."""
+    """Return the path at which a run says what its encoder is; it need not exist."""
     return Path(prefix).parent.parent / ENCODER_FILE
 
 
@@ -320,7 +320,7 @@ def load_encoder(path: str | Path) -> Encoder:
 
 
 def fingerprint(*layers: keras.layers.Layer) -> str:
-    """A digest of architectures and weights."""
+    """Compute a digest of architectures and weights."""
     digest = hashlib.sha256()
     for layer in layers:
         digest.update(json.dumps(layer.get_config(), sort_keys=True).encode())

@@ -12,7 +12,7 @@ def strategy(
     tpu_zone: str | None = None,
     tpu_project: str | None = None,
 ) -> tf.distribute.Strategy:
-    """A distribution strategy by name. Call it before TensorFlow has touched a device.
+    """Make a distribution strategy by name. Call it before TensorFlow has touched a device.
 
     Args:
       name: "one_device" (the first GPU, else the CPU), "mirrored" (all GPUs of this host),
@@ -63,12 +63,12 @@ def _tpu_strategy(tpu: str, zone: str | None, project: str | None) -> tf.distrib
 
 
 def num_replicas() -> int:
-    """Replicas that share the global batch; call it in a replica or under a strategy's scope."""
+    """Count the replicas that share the global batch. Call it in a replica or a strategy's scope."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def gather(local: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | int]:
-    """Rows of all replicas, for the keys of a contrastive loss. Call it in a replica.
+    """Gather rows of all replicas, such as keys of a contrastive loss. Call it in a replica.
 
     Differentiable: the gradient that a replica receives for its rows is the sum of what all
     replicas have to say about them.

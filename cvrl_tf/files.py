@@ -23,12 +23,12 @@ def _is_remote(path: epath.Path) -> bool:
 
 
 def aside_of(path: epath.Path) -> epath.Path:
-    """Another name in the same folder, to write under; `.NAME.*.tmp`."""
+    """Make a temporary name in the same folder: `.NAME.*.tmp`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def publish(aside: epath.Path, path: epath.Path) -> None:
-    """Gives a file that was written aside its name, once it is on the disk."""
+    """Give a file that was written aside its name, once it is on the disk."""
     if not _is_remote(path):
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
@@ -36,7 +36,7 @@ def publish(aside: epath.Path, path: epath.Path) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     aside = aside_of(path)
     try:
         aside.write_text(text)
@@ -47,7 +47,7 @@ def write_text(path: epath.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def on_disk(path: epath.Path) -> Iterator[Path]:
-    """The file itself or, if it is in a bucket, a copy for as long as it is needed."""
+    """Return the file itself or, if it is in a bucket, a temporary copy."""
     if not _is_remote(path):
         yield Path(path)
         return

@@ -132,7 +132,7 @@ class Pipeline:
         first_step: int = 0,
         context: tf.distribute.InputContext | None = None,
     ) -> tf.data.Dataset:
-        """Endless training batches, each epoch newly shuffled, from `first_step` on.
+        """Make endless training batches, each epoch shuffled anew, from `first_step` on.
 
         The examples of a global batch, and every draw made for them, depend on `seed` and the step
         but not on how many replicas or input workers share the work. An epoch is
@@ -164,18 +164,18 @@ class Pipeline:
         return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_of)
 
     def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]:
-        """Of the global batch of a step of `train_batches`."""
+        """Return the ids of the videos of a step of `train_batches`."""
         batch = self._training_order(global_batch, seed, step).take(global_batch)
         return [
             records.parse(record)["video_id"].numpy().decode() for _, (_, record) in batch if record
         ]
 
     def train_damage(self, global_batch: int, seed: int, step: int) -> str | None:
-        """Which record of a step of `train_batches` can't be used, and why; None for none."""
+        """Say which record of a step of `train_batches` can't be used, and why; None for none."""
         return self._damage(self._training_order(global_batch, seed, step).take(global_batch), seed)
 
     def eval_damage(self) -> str | None:
-        """The first record of all that can't be used, and why; None if there is none."""
+        """Say which is the first record that can't be used, and why; None if there is none."""
         return self._damage(records.located(self._paths).enumerate(), seed=0)
 
     def _damage(self, numbered: tf.data.Dataset, seed: int) -> str | None:
@@ -192,7 +192,7 @@ class Pipeline:
         context: tf.distribute.InputContext | None = None,
         seed: int = 0,
     ) -> tf.data.Dataset:
-        """Each example once, in order; the last batch is filled up with weight 0.
+        """Make batches of each example once, in order. Examples of weight 0 fill the last one.
 
         Args: as `train_batches`. There are ceil(num_examples / global_batch) steps.
         """
@@ -205,7 +205,7 @@ class Pipeline:
         return records.ending_promptly(batches)
 
     def views_at(self, position: int) -> tf.Tensor:
-        """The views of one example of `eval_batches`, uint8 [V, T, H, W, 3].
+        """Return the views of one example of `eval_batches`, uint8 [V, T, H, W, 3].
 
         Args:
           position: in `eval_batches`, in data without damage.
@@ -308,7 +308,7 @@ def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:
 
 
 def num_classes(data_dir: str | Path) -> int:
-    """Number of classes of a data set.
+    """Return the number of classes of a data set.
 
     Args:
       data_dir: as of a `Pipeline`.

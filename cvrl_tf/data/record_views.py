@@ -46,7 +46,7 @@ def placed(
 
 
 def seconds(record: dict[str, tf.Tensor], where: clip_samplers.Placement) -> tf.Tensor:
-    """Times of the chosen frames, float32 [V, T]; a video that loops is as long as its frames."""
+    """Compute the times of chosen frames, float32 [V, T]; in a video that loops they continue."""
     times = record["times"]
     length = tf.cast(tf.size(times), tf.float32)
     # The last frame stays as long as the others do on average.

@@ -43,9 +43,9 @@ class Sampling:
         return self.num_frames, self.size, self.size, 3
 
     def clips(self, num_clips: int) -> EvenClips:
-        """The clips of a test, evenly spaced over a video."""
+        """Return the clips of a test, evenly spaced over a video."""
         return EvenClips(self.num_frames, self.stride, num_clips)
 
     def crops(self, num_crops: int) -> EvenCrops:
-        """The crops of a test, evenly spaced along the long side; each covers the short side."""
+        """Return the crops of a test, evenly spaced along the long side."""
         return EvenCrops(self.size, self.size, num_crops)

@@ -109,7 +109,7 @@ def _windows(crop: Crop, frame_size: tf.Tensor, seeds: tf.Tensor, num_frames: in
 
 
 def extract(frames: tf.Tensor, indices: tf.Tensor, crop: Crop, seeds: tf.Tensor) -> tf.Tensor:
-    """The views of one video.
+    """Decode the views of one video.
 
     Args:
       frames: string [L], JPEGs of one size.

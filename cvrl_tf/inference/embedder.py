@@ -99,11 +99,11 @@ class Embedder:
         return self.views["num_clips"] * self.views["num_crops"]
 
     def views_of(self, record: bytes) -> tf.Tensor:
-        """The views of a video; see `record_views.evaluation_views`."""
+        """Make the views of a video; see `record_views.evaluation_views`."""
         return self._views_of(record)
 
     def results_of(self, views: tf.Tensor, count: int) -> Results:
-        """What the model says of views, uint8 [N * count, T, size, size, 3]: means of every
+        """Run the model on views, uint8 [N * count, T, size, size, 3]: means of every
         `count`, by name, [N, D]; embeddings stay of length 1."""
         found: dict[str, list[np.ndarray]] = {}
         for begin in range(0, len(views), self._batch):
@@ -113,7 +113,7 @@ class Embedder:
         return {name: averaged(name, np.concatenate(found[name]), count) for name in sorted(found)}
 
     def of_records(self, folder: Path, outcomes: Sequence[Outcome]) -> ClipFeatures:
-        """Clips of the videos that a `crew` has written into a folder, one shard each."""
+        """Embed videos that were written into a folder, one shard each."""
         written = [outcome for outcome in outcomes if not outcome.reason]
         skipped = {outcome.name: outcome.reason for outcome in outcomes if outcome.reason}
         facts = {**self.facts, "skipped": skipped}
@@ -148,13 +148,13 @@ class Embedder:
 
 
 def averaged(name: str, rows: np.ndarray, count: int) -> np.ndarray:
-    """Means of every `count` rows, [N * count, D] to [N, D]; embeddings stay of length 1."""
+    """Average every `count` rows, [N * count, D] to [N, D]; embeddings stay of length 1."""
     means = rows.reshape(-1, count, rows.shape[1]).mean(axis=1)
     return neighbors.unit(means) if name == "embedding" else means
 
 
 def listed(inputs: Sequence[str]) -> list[str]:
-    """Paths of videos: files as they are, and of folders all that has a video's ending; each once.
+    """List videos: files as they are, and the files of folders that end like a video; each once.
 
     Raises:
       FileNotFoundError: a path is not there, or a folder has none.
@@ -182,7 +182,7 @@ def listed(inputs: Sequence[str]) -> list[str]:
 def embed_videos(
     embedder: Embedder, videos: Sequence[str], output: str | Path, workers: int, show: bool = True
 ) -> dict[str, str]:
-    """Embeds videos into a file, in rounds that are kept: the same call goes on where it stopped.
+    """Embed videos into a file, in rounds that are kept, so an interrupted call resumes.
 
     Args:
       embedder: of the model.

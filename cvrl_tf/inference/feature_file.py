@@ -37,7 +37,7 @@ class ClipFeatures:
     facts: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Writes a file of one of `FORMATS`, whole or not at all."""
+        """Write a file of one of `FORMATS`, whole or not at all."""
         with _aside(path) as file:
             if Path(path).suffix == ".npz":
                 place = dict(zip(_PLACE, (self.videos, self.starts, self.ends), strict=True))
@@ -48,7 +48,7 @@ class ClipFeatures:
 
     @classmethod
     def load(cls, path: str | Path, with_results: bool = True) -> "ClipFeatures":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Args:
           path: of the file.
@@ -81,7 +81,7 @@ class ClipFeatures:
 
     @classmethod
     def joined(cls, parts: Sequence["ClipFeatures"], facts: dict[str, Any]) -> "ClipFeatures":
-        """All clips of some, in order."""
+        """Join the clips of several files, in order."""
         parts = [part for part in parts if len(part.videos)]
         if not parts:
             nothing = np.zeros([0])
@@ -100,7 +100,7 @@ class ClipFeatures:
 
 
 def join(parts: Sequence[Path], path: str | Path, facts: dict[str, Any]) -> None:
-    """Writes the clips of files into one, in order; as .parquet without having all in memory."""
+    """Write the clips of files into one, in order; as .parquet without having all in memory."""
     if Path(path).suffix == ".npz":
         ClipFeatures.joined([ClipFeatures.load(part) for part in parts], facts).save(path)
         return
@@ -150,7 +150,7 @@ def _write_parquet(parts: Iterable[ClipFeatures], file: BinaryIO, facts: dict[st
 
 
 def to_numpy(column: Any) -> np.ndarray:
-    """A column of pyarrow, [N] or, of lists, [N, D]."""
+    """Convert a column of pyarrow, [N] or, of lists, [N, D]."""
     if hasattr(column, "flatten") and column.type.num_fields:
         return column.flatten().to_numpy().reshape(len(column), -1)
     return column.to_numpy(zero_copy_only=False)

@@ -37,7 +37,7 @@ class Index:
             self.clips = ClipFeatures.load(path)
 
     def nearest(self, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips most similar to features.
+        """Find the clips most similar to features.
 
         Args:
           query: float32 [Q, D].
@@ -53,7 +53,7 @@ class Index:
         return rows, cosines
 
     def nearest_videos(self, query: np.ndarray, count: int) -> list["Found"]:
-        """Of each video its most similar clip, the most similar videos first.
+        """Find the most similar clip of each video, the most similar videos first.
 
         Args:
           query: float32 [D].

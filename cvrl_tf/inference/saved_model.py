@@ -152,7 +152,7 @@ def export_encoder(
     size: int | None = None,
     num_frames: int | None = None,
 ) -> None:
-    """Writes a SavedModel, whole or not at all.
+    """Write a SavedModel, whole or not at all.
 
     Args:
       checkpoint: see `checkpoints.resolve`.

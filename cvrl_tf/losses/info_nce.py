@@ -51,7 +51,7 @@ class InfoNCE:
 def info_nce(
     queries: tf.Tensor, keys: tf.Tensor, offset: tf.Tensor | int, temperature: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The contrastive loss of each anchor,
+    """Compute the contrastive loss of each anchor,
 
         L_i = -log( exp(sim(z_i, z_i') / t) / sum over the 2N-1 others of exp(sim(z_i, z_k) / t) ),
 
@@ -83,12 +83,12 @@ def info_nce(
 
 
 def contrastive_accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Whether the other view is the nearest of all keys, float32 [n]; see `info_nce`."""
+    """Tell whether the other view is the nearest key, float32 [n]; see `info_nce`."""
     return tf.cast(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels, tf.float32)
 
 
 def contrastive_entropy(logits: tf.Tensor) -> tf.Tensor:
-    """Entropy of the softmax over the keys, float32 [n], nats; ln(2N - 1) is no preference."""
+    """Compute the entropy of the softmax over the keys, float32 [n], nats; at most ln(2N - 1)."""
     log_p = tf.nn.log_softmax(logits)
     return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=1)
 
@@ -100,7 +100,7 @@ def blocked_info_nce(
     temperature: float,
     block: int,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`info_nce` for large batches: no more than `block` x `block` similarities exist at a time.
+    """Compute `info_nce` for large batches, `block` x `block` similarities at a time.
 
     The sum over the keys runs from block to block with the largest exponent so far (Milakov and
     Gimelshein, "Online normalizer calculation for softmax", 2018), and the gradient computes the
@@ -159,15 +159,15 @@ class _Blocks:
         self._numbers = tf.reshape(tf.range(self._key_blocks * block), [self._key_blocks, block])
 
     def of_queries(self, rows: tf.Tensor) -> tf.Tensor:
-        """Rows [n, ...] as blocks [count, block, ...], filled up with zeros."""
+        """Split rows [n, ...] into blocks [count, block, ...], padded with zeros."""
         return self._padded(rows, self._query_blocks)
 
     def of_keys(self, rows: tf.Tensor) -> tf.Tensor:
-        """Rows [2N, ...] as blocks [count, block, ...], filled up with zeros."""
+        """Split rows [2N, ...] into blocks [count, block, ...], padded with zeros."""
         return self._padded(rows, self._key_blocks)
 
     def log_sum_exp(self, q: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What `_log_sum_exp` returns, of blocks of queries and keys."""
+        """Compute what `_log_sum_exp` returns, of blocks of queries and keys."""
         block = self._block
 
         def of_queries(i: tf.Tensor) -> tuple:
@@ -196,7 +196,7 @@ class _Blocks:
     def gradients(
         self, q: tf.Tensor, k: tf.Tensor, everything: tf.Tensor, upstream: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """By queries and keys, of the log-sum-exp weighted by `upstream`, float32 [n]."""
+        """Differentiate the log-sum-exp, weighted by `upstream` [n], by queries and keys."""
         lse, weight = self.of_queries(everything), self.of_queries(upstream)
 
         def slopes(i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:

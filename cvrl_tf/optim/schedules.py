@@ -12,7 +12,7 @@ def warmup_cosine(
     base_batch: int,
     warmup_epochs: int = 0,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0, then a cosine to 0 (authors' code).
+    """Make a schedule: linear warm-up from 0, then a cosine to 0 (authors' code).
 
     The cosine runs over all steps and the warm-up climbs to where the cosine then is, so the peak
     is a little under `learning_rate`.
@@ -40,7 +40,7 @@ def constant(
     learning_rate: float,
     base_batch: int,
 ) -> float:
-    """The same rate in all steps.
+    """Make a schedule with the same rate in all steps.
 
     Args:
       steps_per_epoch, epochs, global_batch: facts of the run, from the runner.

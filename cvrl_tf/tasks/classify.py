@@ -73,7 +73,7 @@ class Classifier(Task):
         return {"encoder": self.encoder, "classifier": self.classifier}
 
     def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Logits, float32 [N, num_classes], of frames, float [N, T, H, W, 3] in [0, 1]."""
+        """Compute logits, float32 [N, num_classes], of frames, float [N, T, H, W, 3] in [0, 1]."""
         features = self.encoder(frames, training=training and not self._freeze_encoder)
         if self._normalize_features:
             features = tf.math.l2_normalize(features, axis=1)
@@ -83,7 +83,7 @@ class Classifier(Task):
     def compute_losses(
         self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of the loss, and its metrics; see `PretextTask.compute_losses`."""
+        """Compute this replica's part of the loss, and metrics; see `PretextTask.compute_losses`."""
         logits = self(self.augment(batch["frames"], batch["seeds"]), training=training)
         losses = keras.losses.categorical_crossentropy(
             tf.one_hot(batch["label"], logits.shape[-1]),
@@ -97,7 +97,7 @@ class Classifier(Task):
         return (loss + decay) / distribution.num_replicas(), metrics
 
     def compile(self, optimizer: keras.optimizers.Optimizer, **kwargs: Any) -> None:
-        """As Keras's.
+        """Compile as Keras does.
 
         Raises:
           ValueError: `layer_decay` with another optimizer, whose steps don't grow with gradients.
@@ -120,7 +120,7 @@ class Classifier(Task):
         return objective, gradients, metrics
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Multi-view testing: the mean of the softmaxes of a video's V views (section 4.1)."""
+        """Test the mean of the softmaxes of a video's V views (section 4.1)."""
         num_views = batch["frames"].shape[1]
         frames = ViewChains([Chain()])(batch["frames"], batch["seeds"])
         softmax = tf.nn.softmax(self(frames, training=False))

@@ -91,11 +91,11 @@ class Task(keras.Model):
     def compute_losses(
         self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's part of the objective, and its metrics."""
+        """Compute this replica's part of the objective, and its metrics."""
         raise NotImplementedError
 
     def gradients(self, batch: Batch) -> tuple[tf.Tensor, list, dict]:
-        """This replica's part of the objective, float32 [], its gradients, and its metrics.
+        """Compute this replica's part of the objective, float32 [], gradients and metrics.
 
         Summed over the replicas, objective and gradients are those of the mean over the global
         batch.
@@ -106,12 +106,12 @@ class Task(keras.Model):
         return objective, self.unscaled(tape.gradient(scaled, self.trainable_variables)), metrics
 
     def scaled(self, objective: tf.Tensor) -> tf.Tensor:
-        """What to differentiate: small gradients of float16 would be 0."""
+        """Scale an objective to differentiate: small gradients of float16 would be 0."""
         mixed = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
         return self.optimizer.get_scaled_loss(objective) if mixed else objective
 
     def unscaled(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The gradients of the objective from those of `scaled`."""
+        """Return the gradients of the objective from those of `scaled`."""
         mixed = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
         return self.optimizer.get_unscaled_gradients(gradients) if mixed else gradients
 
@@ -150,7 +150,7 @@ class Task(keras.Model):
         noted.assign(tf.where(~finite & (noted == NEVER), step, noted))
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Keras's, with a clock at the iterator."""
+        """Make Keras's training function, with a clock at the iterator."""
         if self.train_function is None or force:
             train = super().make_train_function(force)
 

@@ -39,7 +39,7 @@ class _AfterSteps(keras.callbacks.Callback):
         self.after_steps(before, self._before, logs or {})
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
-        """The training has gone from one step to another."""
+        """Handle that training has gone from one step to another."""
 
 
 class Checkpoints(_AfterSteps):

@@ -20,7 +20,7 @@ class Progress(tf.Module):
         self.best = tf.Variable(float("nan"), False)
 
     def check(self, seed: int, steps_per_epoch: int) -> None:
-        """Raises a ValueError if what was restored is of a run with other data or another seed."""
+        """Raise a ValueError if what was restored is of a run with other data or another seed."""
         for name, here in (("seed", seed), ("steps_per_epoch", steps_per_epoch)):
             there = int(getattr(self, name).numpy())
             if there != here:

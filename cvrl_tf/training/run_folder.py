@@ -19,7 +19,7 @@ _PACKAGES = ("cvrl_tf", "tensorflow", "tf-keras", "tf-models-official", "numpy")
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against other runs; the system lets go of it if this process dies.
+    """Lock the folder against other runs. The lock ends with this process.
 
     Raises:
       Stopped: another process holds it.
@@ -61,7 +61,7 @@ def _version(package: str) -> str:
 
 
 def discard_after(folder: Path, step: int) -> None:
-    """Take out of the logs what a resumed run is going to say again.
+    """Remove from the logs what a resumed run will log again.
 
     TensorBoard drops it by itself, see `callbacks.MetricsLog`.
 

@@ -291,7 +291,9 @@ def test_command_stopped_killed_and_called_again(
         assert run.returncode == code and "Traceback" not in complained, complained
         assert not output.exists()
         # Killed, it has no time to say so.
-        assert ("Stopped; the same command goes on." in complained) == (kill == signal.SIGINT)
+        assert ("Stopped. Rerun the same command to resume." in complained) == (
+            kill == signal.SIGINT
+        )
 
     run = command(child_environment, *flags)
     said, complained = run.communicate()
