@@ -22,7 +22,7 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def resolve(path: str | Path) -> str:
-    """Find the checkpoint that a path means: its prefix, or a run's or checkpoint folder (the latest).
+    """Find the checkpoint that a path means: a prefix, or the latest of a run's folder.
 
     Raises:
       FileNotFoundError: there is none.

@@ -63,7 +63,7 @@ def _tpu_strategy(tpu: str, zone: str | None, project: str | None) -> tf.distrib
 
 
 def num_replicas() -> int:
-    """Count the replicas that share the global batch. Call it in a replica or a strategy's scope."""
+    """Count the replicas that share the global batch. Call it in a replica or a scope."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 

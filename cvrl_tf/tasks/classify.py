@@ -83,7 +83,7 @@ class Classifier(Task):
     def compute_losses(
         self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Compute this replica's part of the loss, and metrics; see `PretextTask.compute_losses`."""
+        """Compute this replica's part of the loss; see `PretextTask.compute_losses`."""
         logits = self(self.augment(batch["frames"], batch["seeds"]), training=training)
         losses = keras.losses.categorical_crossentropy(
             tf.one_hot(batch["label"], logits.shape[-1]),
