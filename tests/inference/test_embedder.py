@@ -84,7 +84,7 @@ def test_records_of_another_kind(videos: list[str], exported_model: Path, tmp_pa
     run = tmp_path / "run"
     shutil.copytree(exported_model.parent / "run", run)
     facts = json.loads((run / "encoder.json").read_text())
-    facts |= {"short_side": 24, "record_fps": 20.0, "fps": 10.0}
+    facts["sampling"] |= {"short_side": 24, "record_fps": 20.0, "fps": 10.0}
     (run / "encoder.json").write_text(json.dumps(facts))
     saved_model.export_encoder(run, tmp_path / "model", num_clips=2, num_crops=3)
     found = embed_videos(Embedder(tmp_path / "model"), videos, tmp_path / "features.npz")

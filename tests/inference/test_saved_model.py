@@ -18,7 +18,7 @@ from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.data import clips, pipeline, schema, views
 from cvrl_tf.data import records as data_records
 from cvrl_tf.evaluation import features
-from cvrl_tf.inference.saved_model import export
+from cvrl_tf.inference.saved_model import export_encoder
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.classify import Classifier
@@ -125,7 +125,7 @@ def client_features(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Clips by name, and the features that a process with TensorFlow alone has of them."""
     folder = tmp_path_factory.mktemp("client")
-    export(run, folder / "model", 2, 1)
+    export_encoder(run, folder / "model", 2, 1)
     clips = {f"clips/{name}": smooth_clips(shape) for name, shape in SHAPES.items()}
     clips["serving_default/wide"] = clips["clips/wide"]
     inputs = dict(clips)
@@ -161,7 +161,7 @@ def test_the_training_size_is_not_resampled() -> None:
 
 
 def test_another_size(run: Path, tmp_path: Path) -> None:
-    export(run, tmp_path / "model", 2, 1, size=48)
+    export_encoder(run, tmp_path / "model", 2, 1, size=48)
     clips = smooth_clips(SHAPES["wide"])
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     encoder = checkpoints.load_encoder(run)
@@ -178,7 +178,7 @@ def serialized(records: Path, split: str = "train") -> list[bytes]:
 def test_records_are_averaged_as_in_evaluation(
     run: Path, noise_records: Path, tmp_path: Path
 ) -> None:
-    export(run, tmp_path / "model", num_clips=2, num_crops=3, num_frames=3)
+    export_encoder(run, tmp_path / "model", num_clips=2, num_crops=3, num_frames=3)
     videos = tf.constant(serialized(noise_records)[:4])
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     ours = loaded.signatures["records"](records=videos)["feature"].numpy()
@@ -213,7 +213,7 @@ def trained(task: Callable[[], keras.Model], num_clips: int, records: Path, fold
 def seen(folder: Path, model: keras.Model, name: str, num_crops: int) -> tuple:
     """Exports a run beside itself. The loaded model, and of clips the outputs of the trained one
     and what the loaded one says by that name."""
-    export(folder, folder.parent / "model", num_clips=2, num_crops=num_crops)
+    export_encoder(folder, folder.parent / "model", num_clips=2, num_crops=num_crops)
     loaded = tf.saved_model.load(str(folder.parent / "model"))
     frames = smooth_clips(SHAPES["as_trained"])
     found = loaded.clips(frames)
@@ -252,7 +252,8 @@ def test_embedding(noise_records: Path, tmp_path: Path) -> None:
         **{"num_clips": 2, "num_crops": 1, "short_side": 48, "record_fps": None},
     }
     assert facts["classes"] is None and facts["run"]["global_batch"] == 8
-    assert facts["trained_on"]["clip"] == [FRAMES, SIZE, SIZE, 3]
+    trained_on = sampling(FRAMES, SIZE, stride=3, short_side=48)
+    assert facts["trained_on"] == dataclasses.asdict(trained_on)
 
 
 @pytest.mark.parametrize("normalize_features", [False, True])
@@ -285,7 +286,7 @@ def test_probability(normalize_features: bool, noise_records: Path, tmp_path: Pa
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export(run, folder, 2, 1)
+    export_encoder(run, folder, 2, 1)
     return folder
 
 
@@ -363,22 +364,23 @@ def test_onnx_has_the_same_features(name: str, run: Path) -> None:
 def test_existing_output_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(FileExistsError, match="exists; delete it or choose another"):
-        export(run, tmp_path / "model", 2, 1)
+        export_encoder(run, tmp_path / "model", 2, 1)
     assert not list((tmp_path / "model").iterdir())
 
 
 def test_a_run_that_does_not_say_its_sampling_is_refused(run: Path, tmp_path: Path) -> None:
     old = shutil.copytree(run, tmp_path / "old")
     facts = json.loads((old / checkpoints.ENCODER_FILE).read_text())
-    del facts["stride"], facts["record_fps"]
+    del facts["version"]
+    facts |= {"input_shape": [4, 32, 32, 3], "fps": None, "short_side": 256}  # as in version 1
     (old / checkpoints.ENCODER_FILE).write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="earlier version and lacks stride, record_fps"):
-        export(old, tmp_path / "model", num_clips=2, num_crops=1)
+        export_encoder(old, tmp_path / "model", num_clips=2, num_crops=1)
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
-        export(tmp_path / "nothing", tmp_path / "model", 2, 1)
+        export_encoder(tmp_path / "nothing", tmp_path / "model", 2, 1)
     assert not (tmp_path / "model").exists()
 
 
