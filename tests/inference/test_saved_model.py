@@ -1,5 +1,6 @@
 """What is exported loads with TensorFlow alone and gives the encoder's features."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
