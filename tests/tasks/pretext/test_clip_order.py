@@ -195,6 +195,7 @@ def test_still_videos_stay_at_chance() -> None:
     assert LN6 - 0.03 < losses[1] < LN6 + 0.15
 
 
+@pytest.mark.slow
 def test_cached_gradients_are_those_of_the_whole_batch() -> None:
     """Dropout included: the second pass drops what the first one did."""
     found = []
@@ -227,10 +228,12 @@ def test_dropout_is_of_training_alone() -> None:
     assert np.abs(whole - dropped).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one(tmp_path: Path) -> None:
     replicated.assert_replicas_equal_one(__file__, task_and_batch, tmp_path)
 
 
+@pytest.mark.slow
 def test_step_has_static_shapes() -> None:
     """What a TPU asks for."""
     model = clip_order(weight_decay=1e-3, micro_batch=2)

@@ -222,6 +222,7 @@ def frozen(**kwargs: Any) -> Moco:
     return model
 
 
+@pytest.mark.slow
 def test_cached_gradients_are_those_of_the_whole_batch() -> None:
     batch = {name: tf.constant(rows) for name, rows in noise(4).items()}
     whole, cached = frozen(), frozen(micro_batch=3)
@@ -235,6 +236,7 @@ def test_cached_gradients_are_those_of_the_whole_batch() -> None:
     np.testing.assert_allclose(cached.queue.read(), whole.queue.read(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_move_the_twins_statistics_once_each() -> None:
     model = moco(micro_batch=4)
     model.compile(keras.optimizers.SGD(0.01))
@@ -307,6 +309,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
     return run
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_in_the_same_twins_and_queue(
     undisturbed: Run, noise_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_cached_gradients_are_those_of_the_whole_batch() -> None:
             np.testing.assert_allclose(cached_metrics[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one(tmp_path: Path) -> None:
     replicated.assert_replicas_equal_one(__file__, task_and_batch, tmp_path)
 
