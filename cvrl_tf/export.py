@@ -1,6 +1,6 @@
 """Exports an encoder: `python -m cvrl_tf.export --checkpoint=... --output=...`.
 
-`cvrl_tf.inference.saved_model` says what comes out.
+`cvrl_tf.inference.saved_model` describes the signatures of the SavedModel.
 """
 
 from absl import app, flags
@@ -13,7 +13,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "A run's folder (its latest checkpoint) or a checkpoint's prefix.",
     required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write. It must not exist.", required=True)
 _SIZE = flags.DEFINE_integer(
     "size",
     None,
@@ -23,12 +23,12 @@ _SIZE = flags.DEFINE_integer(
 
 
 _NUM_FRAMES = flags.DEFINE_integer(
-    "num_frames", None, "Of each view of a record; by default as in training.", lower_bound=1
+    "num_frames", None, "Frames of a clip of a record; by default as in training.", lower_bound=1
 )
 _NUM_CLIPS = flags.DEFINE_integer(
-    "num_clips", 10, "Views of a record, evenly spaced over it.", lower_bound=1
+    "num_clips", 10, "Number of clips of a record, evenly spaced over it.", lower_bound=1
 )
-_NUM_CROPS = flags.DEFINE_enum("num_crops", "3", ["1", "3"], "Crops of each of these.")
+_NUM_CROPS = flags.DEFINE_enum("num_crops", "3", ["1", "3"], "Number of crops of each clip.")
 
 
 def main(argv: list[str]) -> None:

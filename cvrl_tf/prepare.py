@@ -39,7 +39,10 @@ from cvrl_tf.preparation.summary import summary
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the records.", required=True)
 _FORMAT = flags.DEFINE_enum(
-    "format", None, list(annotations.FORMATS), "By default folders for a folder, list for a file."
+    "format",
+    None,
+    list(annotations.FORMATS),
+    "Format of the input; by default folders for a folder, list for a file.",
 )
 _ROOT = flags.DEFINE_multi_string(
     "root", [], "Folder of the videos, by default the input's. Several are searched in turn."
@@ -52,7 +55,10 @@ _SHORT_SIDE = flags.DEFINE_integer(
     "short_side", 256, "Short side of the stored frames, in pixels.", lower_bound=1
 )
 _NUM_SHARDS = flags.DEFINE_integer(
-    "num_shards", None, "By default one for every 32 videos, at most 1,024.", lower_bound=1
+    "num_shards",
+    None,
+    "Number of shards; by default one for every 32 videos, at most 1,024.",
+    lower_bound=1,
 )
 _JPEG_QUALITY = flags.DEFINE_integer(
     "jpeg_quality", 95, "JPEG quality of the stored frames.", lower_bound=1, upper_bound=100

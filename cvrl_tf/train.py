@@ -1,4 +1,4 @@
-"""Trains what a gin file says: `python -m cvrl_tf.train --gin_file=... --model_dir=...`."""
+"""Trains by a recipe: `python -m cvrl_tf.train --gin_file=... --model_dir=...`."""
 
 from pathlib import Path
 

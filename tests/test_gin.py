@@ -108,6 +108,14 @@ def test_lars_goes_behind_a_recipe(parameters: list[str], tmp_path: Path) -> Non
     assert decayed == [name for name in names if "kernel" in name] and len(decayed) == 14
 
 
+def test_lars_takes_over_the_decay_of_any_recipe(parameters: list[str], tmp_path: Path) -> None:
+    recipes = ["gin/baselines/supervised_k400.gin", "gin/common/lars.gin"]
+    small = ["resnet3d.ResNet3D.depth=10", "resnet3d.ResNet3D.width=0.125"]
+    gin.parse_config_files_and_bindings(recipes, [*parameters, *small])
+    model = gin.get_configurable(Run)(model_dir=tmp_path / "new").model
+    assert model.weight_decay_loss() == 0 and model.optimizer.weight_decay_rate == 1e-4
+
+
 @pytest.mark.parametrize("name", ["none", "strong", "asymmetric", "on_host"])
 def test_augmentation_goes_behind_a_recipe(
     name: str, noise_records: Path, tmp_path: Path, one_worker: Callable
