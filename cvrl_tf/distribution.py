@@ -62,6 +62,18 @@ def _tpu_strategy(tpu: str, zone: str | None, project: str | None) -> tf.distrib
     return tf.distribute.TPUStrategy(resolver)
 
 
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Tell whether this process is the worker that writes the files of a run."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or resolver.task_type in (None, "", "chief") or not resolver.task_id
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Count the processes that train together."""
+    resolver = strategy.cluster_resolver
+    return len(resolver.cluster_spec().as_dict().get("worker", [0])) if resolver else 1
+
+
 def num_replicas() -> int:
     """Count the replicas that share the global batch. Call it in a replica or a scope."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -4,14 +4,14 @@ import contextlib
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-from cvrl_tf import checkpoints
+from cvrl_tf import checkpoints, distribution
 from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.tasks.task import Task
@@ -63,6 +63,8 @@ class Run:
         """
         self.model_dir = Path(model_dir)
         self.strategy = execution.strategy
+        self._is_chief = distribution.is_chief(self.strategy)
+        self._num_workers = distribution.num_workers(self.strategy)
         self._train_data, self._tests, self._execution = train_data, validation, execution
         self.global_batch, self._epochs, self._seed = global_batch, epochs, execution.seed
         self._eval_batch = validation.batch or global_batch
@@ -71,7 +73,7 @@ class Run:
 
         # Keras draws initial weights from its global seed; there is no other way to give it one.
         keras.utils.set_random_seed(execution.seed)
-        with _policy(execution.precision), self.strategy.scope():
+        with execution.policy(), self.strategy.scope():
             self.model = task()
             self.model.total_steps = epochs * self.steps_per_epoch
             self._schedule = optimization.learning_rate(
@@ -111,16 +113,6 @@ class Run:
     def step(self) -> int:
         """Optimizer steps done."""
         return int(self.model.optimizer.iterations.numpy())
-
-    @property
-    def _is_chief(self) -> bool:
-        resolver = self.strategy.cluster_resolver
-        return resolver is None or resolver.task_type in (None, "", "chief") or not resolver.task_id
-
-    @property
-    def _num_workers(self) -> int:
-        resolver = self.strategy.cluster_resolver
-        return len(resolver.cluster_spec().as_dict().get("worker", [0])) if resolver else 1
 
     def _checked_steps_per_epoch(self) -> int:
         replicas, examples = self.strategy.num_replicas_in_sync, self._train_data.num_examples
@@ -325,17 +317,6 @@ class Run:
         """What the model sees of a batch, float32 [B, V, T, H, W, 3]."""
         views = self.model.augment(batch["frames"], batch["seeds"])
         return tf.reshape(views, batch["frames"].shape)
-
-
-@contextlib.contextmanager
-def _policy(precision: str) -> Iterator[None]:
-    """Build layers under a policy of Keras; the policy of before comes back."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(precision)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
 
 
 def _create_slots(model: keras.Model) -> None:

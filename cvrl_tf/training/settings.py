@@ -1,7 +1,8 @@
 """What a run is told besides its data, task and budget, in groups."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,13 @@ class Execution:
     jit_compile: bool = False
     steps_per_execution: int = 1
     log_every: int = 50
+
+    @contextlib.contextmanager
+    def policy(self) -> Iterator[None]:
+        """Build layers of this precision; Keras's global policy of before comes back."""
+        before = keras.mixed_precision.global_policy()
+        keras.mixed_precision.set_global_policy(self.precision)
+        try:
+            yield
+        finally:
+            keras.mixed_precision.set_global_policy(before)
