@@ -213,7 +213,7 @@ def test_mistakes_end_at_once_with_value_and_remedy(
         "half a recipe": (
             "views.png",
             "gin/common/run.gin",
-            [data, "run.Run.global_batch=4"],
+            [data, "run.Run.global_batch=4", "NUM_FRAMES=4", "SIZE=16", "WEIGHT_DECAY=0.0"],
             ["Run no 'task'", "gin/pretrain/k400.gin"],
         ),
     }
