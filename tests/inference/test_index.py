@@ -164,6 +164,7 @@ def test_a_model_that_the_index_is_not_of(
     assert done.returncode == 1 and "is not the model that" in done.stderr
 
 
+@pytest.mark.slow
 def test_search_says_what_is_missing(tmp_path: Path, child_environment: dict[str, str]) -> None:
     done = run(child_environment, "search", f"--index={tmp_path / 'features.npz'}", "query.mp4")
     assert done.returncode == 1 and "No video 'query.mp4'" in done.stderr

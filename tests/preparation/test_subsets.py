@@ -164,6 +164,7 @@ def test_no_records_are_refused(tmp_path: Path) -> None:
         subsets.write_subset(tmp_path, "train", 0.1, "some")
 
 
+@pytest.mark.slow
 def test_command(folder: Path, child_environment: dict[str, str]) -> None:
     command = [sys.executable, str(ROOT / "tools/make_subset.py"), f"--data_dir={folder}"]
     done = subprocess.run(

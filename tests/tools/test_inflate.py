@@ -32,6 +32,7 @@ def inflate(source: Path, output: Path, *flags: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_safetensors(tmp_path: Path) -> None:
     tensors = {name: np.ascontiguousarray(value) for name, value in torch_weights().items()}
     save_file(tensors, tmp_path / "resnet18.safetensors")
