@@ -1,5 +1,6 @@
 """What all tasks share: the training step, its metrics, and how it notices that it went wrong."""
 
+import abc
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -30,7 +31,7 @@ class StepState:
         self.stop = tf.Variable(0.0, False, aggregation=once)
 
 
-class Task(keras.Model):
+class Task(keras.Model, abc.ABC):
     """A model with one training step, whatever the number of replicas.
 
     Attributes:
@@ -88,11 +89,11 @@ class Task(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*self._means.values(), self._skipped]
 
+    @abc.abstractmethod
     def compute_losses(
         self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Compute this replica's part of the objective, and its metrics."""
-        raise NotImplementedError
 
     def gradients(self, batch: Batch) -> tuple[tf.Tensor, list, dict]:
         """Compute this replica's part of the objective, float32 [], gradients and metrics.

@@ -21,7 +21,7 @@ Outputs = dict[str, tf.Tensor]
 _TASK_DRAWS = 1 << 16
 
 
-class PretextTask(Task, abc.ABC):
+class PretextTask(Task):
     """Base class of pretext tasks, which learn without labels.
 
     A method says its `losses`, and more only where it differs: `embed` if it does more than encode
