@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Tests run in parallel. Each process needs about 3 GB.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
-.PHONY: help setup test test-slow test-pages docs check format demo tables addons-test clean
+.PHONY: help setup test test-slow attack test-pages docs check format demo tables addons-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +43,9 @@ test: setup ## run all tests except the slow ones and those in a browser
 
 test-slow: setup ## run the slow tests
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+attack: setup ## run the long attacks of tests/attacks; docs/reliability.md has their figures
+	CVRL_TF_LONG_ATTACKS=1 $(BIN)/pytest --numprocesses=0 --timeout=3600 tests/attacks
 
 test-pages: setup ## test the HTML pages that the commands write, in Chromium
 	$(BIN)/pytest $(PARALLEL) -m browser

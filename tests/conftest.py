@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tally import pytest_terminal_summary, tally  # noqa: F401
 
 from cvrl_tf.data import schema
 from cvrl_tf.data.sampling import Sampling
