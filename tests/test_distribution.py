@@ -58,7 +58,8 @@ def assert_same_numbers(ours: dict, expected: dict) -> None:
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
 def test_mirrored_equals_one_replica(
     replicas: int, one_replica: dict, tmp_path: Path, child_environment: dict
 ) -> None:

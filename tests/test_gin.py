@@ -55,6 +55,7 @@ def test_recipe_has_its_head(recipe: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> None:
+    parameters = [*parameters, "resnet3d.ResNet3D.width=0.125"]
     if recipe.parts[1] in ("probe", "finetune", "semi") or recipe == DEMO_PROBE:
         # What a pretraining run would have left.
         encoder = ResNet3D(depth=10, width=0.25)

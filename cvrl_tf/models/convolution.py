@@ -1,6 +1,8 @@
 """3-D convolutions, computed as 2-D ones where possible, which compilers handle better."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 import tf_keras as keras
@@ -8,6 +10,21 @@ import tf_keras as keras
 # Frames of fewer channels than this are stacked for any kernel; wider ones, which would take too
 # much memory, only for strided kernels of time alone.
 _FEW_CHANNELS = 8
+
+_differentiable = contextvars.ContextVar("_differentiable", default=True)
+
+
+@contextlib.contextmanager
+def no_gradients() -> Iterator[None]:
+    """Leave out custom gradients, in a graph that is traced for its shapes alone.
+
+    TensorFlow never forgets a custom gradient of a graph, nor what the graph holds: its weights.
+    """
+    token = _differentiable.set(False)
+    try:
+        yield
+    finally:
+        _differentiable.reset(token)
 
 
 class Conv(keras.layers.Conv3D):
@@ -118,13 +135,19 @@ def _temporal(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolve with [t, 1, 1, C, F]: time is the height of an image, pixels are its width."""
     shape = tf.shape(x)
     image = tf.reshape(x, [shape[0], shape[1], -1, x.shape[-1]])
-    y = _column_conv(image, tf.squeeze(kernel, 1))
+    conv = _column_conv if _differentiable.get() else _plain_column_conv
+    y = conv(image, tf.squeeze(kernel, 1))
     return tf.reshape(y, tf.concat([shape[:4], [kernel.shape[-1]]], axis=0))
+
+
+def _plain_column_conv(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Convolve [B, T, P, C] with [t, 1, C, F]."""
+    return tf.nn.conv2d(x, kernel, 1, "SAME")
 
 
 @tf.custom_gradient
 def _column_conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """Convolve [B, T, P, C] with [t, 1, C, F]; a matrix product gives the gradient faster."""
+    """Compute `_plain_column_conv`, with a matrix product for the gradient, which is faster."""
     taps, _, channels, filters = kernel.shape
 
     def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -141,7 +164,7 @@ def _column_conv(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         dkernel = tf.transpose(tf.reshape(dkernel, [channels, taps, filters]), [1, 0, 2])
         return dx, tf.reshape(dkernel, kernel.shape)
 
-    return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
+    return _plain_column_conv(x, kernel), gradient
 
 
 def _stack_frames(

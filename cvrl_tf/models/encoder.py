@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.models import convolution
+
 INPUT_SHAPE = (None, None, None, None, 3)  # any number of clips, frames, and any size
 
 
@@ -62,7 +64,8 @@ class Encoder(keras.Model, abc.ABC):
         return tf.reduce_mean(tf.cast(last, tf.float32), axis=[1, 2, 3])
 
     def build(self, input_shape: Any = INPUT_SHAPE) -> None:
-        super().build(input_shape)
+        with convolution.no_gradients():
+            super().build(input_shape)
 
     def get_config(self) -> dict[str, Any]:
         return dict(self._config)

@@ -120,6 +120,7 @@ def run(
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_search_command(
     exported_model: Path, tmp_path: Path, child_environment: dict[str, str]
 ) -> None:

@@ -1,10 +1,15 @@
 """The encoder against the Model Garden's, and its shapes."""
 
+import gc
+
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tensorflow.__internal__ import FuncGraph
 
+from cvrl_tf.models.encoder import Encoder
 from cvrl_tf.models.heads import ProjectionHead
+from cvrl_tf.models.r2plus1d import R2Plus1D
 from cvrl_tf.models.resnet3d import ResNet3D
 
 
@@ -80,3 +85,14 @@ def test_projection_head() -> None:
     dense = 2048 * 2048 + 2048
     assert head.count_params() == 3 * (dense + 4 * 2048) + 2048 * 128 + 128
     assert {norm.momentum for norm in head.norms} == {0.997}
+
+
+@pytest.mark.parametrize(("build", "depth"), [(ResNet3D, 50), (R2Plus1D, 10)])
+def test_nothing_holds_what_building_traced(build: type[Encoder], depth: int) -> None:
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(each, FuncGraph) for each in gc.get_objects())
+
+    before = graphs()
+    build(depth, width=0.125).build()
+    assert graphs() == before  # a graph would hold the weights
