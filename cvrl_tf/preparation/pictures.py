@@ -29,6 +29,7 @@ class Display:
         is_square = pixel_aspect <= 0 or abs(pixel_aspect - 1) < _SQUARE
         self._matrix = _display_matrix(picture)
         self._is_transposed = not self._matrix[0, 0]
+        self._is_upright = (self._matrix == np.eye(2)).all()
         self._reformatter = VideoReformatter()
         width = picture.width * (1 if is_square else pixel_aspect)
         size: tuple[float, float] = (width, picture.height)
@@ -48,12 +49,12 @@ class Display:
     def shown(self, picture: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
         """Returns a picture as a player shows it, resized to (width, height): uint8 [H, W, 3]."""
         image = resize(self.bgr(picture), size[::-1] if self._is_transposed else size)
+        if self._is_upright:
+            return image
         right, down = self._matrix.sum(axis=1)  # whether the axes of the result run forward
         if self._is_transposed:
             image = image.transpose(1, 0, 2)
-        if (right, down) != (1, 1):
-            image = image[:: int(down), :: int(right)]
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(image[:: int(down), :: int(right)])
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,9 +3,9 @@
 import dataclasses
 import errno
 import io
-import itertools
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from types import TracebackType
@@ -32,6 +32,7 @@ _FRAME_RATES = (0.1, 1000.0)
 _NEARLY_EQUAL = 0.05  # of two frame rates
 _MAX_ASPECT = 16.0
 _MAX_HELD = 2**26  # bytes of packets from a key frame on
+_UNHURRIED = Fraction(1, 2)  # second
 _MICROSECONDS = 1_000_000  # of a container's times
 _TS_DISCONT = int(av.format.Flags.ts_discont.value)  # type: ignore[call-overload]
 _GEN_PTS = int(av.container.Flags.gen_pts.value)  # type: ignore[call-overload]
@@ -112,7 +113,7 @@ class VideoReader:
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
         self.rate = _frame_rate(stream)
-        self.damage = Damage(stream.frames)
+        self.damage = Damage()
         self._origin = (self._container.start_time or 0) / _MICROSECONDS
         self._may_restart = bool(self._container.format.flags & _TS_DISCONT)
         self._clock = self._new_clock()
@@ -123,7 +124,7 @@ class VideoReader:
         if context.name == "mjpeg":  # which says nothing of errors, unless it gives up
             context.options = {**context.options, "err_detect": "explode"}
             self._tolerant = av.VideoCodecContext.create("mjpeg", "r")
-        self._is_interlaced = self._is_drained = False
+        self._is_interlaced = self._is_drained = self._is_partial = False
 
     def close(self) -> None:
         """Closes the file."""
@@ -154,7 +155,7 @@ class VideoReader:
             timed = self._timed(self._from_key_frame(start))
             first = next(timed, None)
             if first is not None and first.seconds <= start:
-                self.damage.announced = 0  # of all frames, of which some are not read
+                self._is_partial = True
                 yield first
                 yield from timed
                 return
@@ -235,6 +236,8 @@ class VideoReader:
             raise
         except av.FFmpegError:
             self.damage.ends_early = True
+        if not self._is_partial:
+            self.damage.announced = self._stream.frames
         end = self._file.seek(0, os.SEEK_END)
         self.damage.ends_early |= self._size > end or (last is not None and last.is_corrupt)
         self.damage.ends_early |= any(
@@ -281,22 +284,43 @@ class VideoReader:
                 return
         packets = self._packets()
         held: list[Packet] = []
+        num_bytes = 0
         clock = self._new_clock()
         for packet in packets:
-            shown = packet.dts if packet.pts is None else packet.pts
-            if not packet.size or shown is None or packet.dts is None:
+            if not packet.size or packet.dts is None:
                 held.append(packet)
                 break
             clock.time(float(packet.dts * self._unit), 0.0)
             if clock.mended or packet.is_corrupt:
                 return
-            if packet.is_keyframe and shown <= stamp:
+            if packet.is_keyframe and _shown(packet) <= stamp:
                 held.clear()
+                num_bytes = 0
             held.append(packet)
-            if packet.dts >= stamp or sum(each.size for each in held) > _MAX_HELD:
+            num_bytes += packet.size
+            if packet.dts >= stamp or num_bytes > _MAX_HELD:
                 break
         if held and held[0].is_keyframe:
-            yield from itertools.chain(held, packets)
+            yield from self._hurried(held, stamp)
+            yield from packets
+
+    def _hurried(self, packets: list[Packet], stamp: int) -> Iterator[Packet]:
+        """Yields packets; the decoder leaves out frames before a time that no other frame needs.
+
+        But not those that are just before it, which a deinterlacer looks at.
+        """
+        context = self._stream.codec_context
+        until = stamp - math.ceil(_UNHURRIED / self._unit)
+        for packet in packets:
+            context.skip_frame = "NONREF" if _shown(packet) < until else "DEFAULT"
+            yield packet
+        context.skip_frame = "DEFAULT"
+
+
+def _shown(packet: Packet) -> int:
+    """Returns the time stamp of a packet; any large number if it has none."""
+    stamp = packet.dts if packet.pts is None else packet.pts
+    return sys.maxsize if stamp is None else stamp
 
 
 def _container(file: object, max_pixels: int) -> InputContainer:
