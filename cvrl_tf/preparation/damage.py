@@ -2,10 +2,14 @@
 
 import dataclasses
 import io
+import re
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _SLACK = 2, 0.02  # frames, and share of all frames, whose loss does not make a video unusable
+_MANY_FRAMES = 2**22
+_MAX_INDEX = 2**26  # bytes
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
@@ -92,20 +96,43 @@ def _matroska_size(head: bytes) -> int:
     return at + size if size >= 0 else 0
 
 
+def impossible_count(file: BinaryIO) -> int:
+    """Returns how many frames the index of an MP4 file has, if they can't be in the file; else 0.
+
+    Where all frames have one size, two numbers stand for the index, which FFmpeg unfolds to tens of
+    bytes a frame. The file's position is not kept.
+    """
+    end = file.seek(0, io.SEEK_END)
+    for kind, at, size in _boxes(file):
+        if kind == b"moov":
+            file.seek(at)
+            index = file.read(min(size, _MAX_INDEX))
+            for table in re.finditer(rb"stsz.{4}(.{4})(.{4})", index, re.DOTALL):
+                each, count = (int.from_bytes(number) for number in table.groups())
+                if count > _MANY_FRAMES and count * each > end:
+                    return count
+    return 0
+
+
 def _fragmented_mp4_size(file: BinaryIO) -> int:
     """Returns the end of the last box, if the file is made of fragments.
 
-    Where it isn't, the index tells more: which frames are missing (ISO/IEC 14496-12).
+    Where it isn't, the index tells more: which frames are missing.
     """
-    end = file.seek(0, io.SEEK_END)
-    at, is_fragmented = 0, False
+    boxes = list(_boxes(file))
+    is_fragmented = any(kind == b"moof" for kind, _, _ in boxes)
+    return max(at + size for _, at, size in boxes) if is_fragmented else 0
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yields kind, place and size of the outermost boxes of an MP4 file (ISO/IEC 14496-12)."""
+    end, at = file.seek(0, io.SEEK_END), 0
     while at < end:
         file.seek(at)
         size, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
         if size == 1:
             (size,) = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))
         if size < 8 or not kind.isalnum():
-            break
-        is_fragmented |= kind == b"moof"
+            return
+        yield kind, at, size
         at += size
-    return at if is_fragmented else 0

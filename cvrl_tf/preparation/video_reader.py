@@ -21,13 +21,14 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from cvrl_tf.preparation.clock import Clock
-from cvrl_tf.preparation.damage import Damage, announced_size
+from cvrl_tf.preparation.damage import Damage, announced_size, impossible_count
 from cvrl_tf.preparation.pictures import Display, deinterlaced
 
 # Not among them: lists of other files, addresses and pictures, which FFmpeg opens by content.
 _CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf,gif,webp,mxf,dv"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf,gif,mxf,dv"
 )
+_UNOPENED = "not a video, or no video stream in it that can be decoded"
 _FRAME_RATES = (0.1, 1000.0)
 _NEARLY_EQUAL = 0.05  # of two frame rates
 _MAX_ASPECT = 16.0
@@ -97,6 +98,8 @@ class VideoReader:
         self._file = _File(path)
         try:
             self._size = announced_size(self._file)
+            if count := impossible_count(self._file):
+                raise UnusableVideo(f"damaged: its index has {count} frames for so few bytes")
             self._open()
         except BaseException:
             self._file.close()
@@ -108,7 +111,7 @@ class VideoReader:
         self._container = _container(self._file, self._max_pixels)
         stream = _video_stream(self._container)
         if stream is None:
-            raise UnusableVideo("not a video, or no video stream in it that can be decoded")
+            raise UnusableVideo(_UNOPENED)
         self._stream = stream
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
@@ -217,7 +220,6 @@ class VideoReader:
                 is_usual=stamp is None and self._is_drained,
             )
             self.damage.damaged += picture.is_corrupt
-            self._is_interlaced |= picture.interlaced_frame
             yield TimedPicture(seconds, duration or self._last_resort(), picture)
 
     def _last_resort(self) -> float:
@@ -255,6 +257,7 @@ class VideoReader:
                 raise
             except av.FFmpegError:
                 found = self._tolerated(packet)
+            self._is_interlaced |= any(picture.interlaced_frame for picture in found)
             yield from found
 
     def _tolerated(self, packet: Packet) -> list[av.VideoFrame]:
@@ -341,7 +344,7 @@ def _container(file: object, max_pixels: int) -> InputContainer:
     except av.error.MemoryError:
         raise
     except av.FFmpegError:
-        raise UnusableVideo("not a video, or no video stream in it that can be decoded") from None
+        raise UnusableVideo(_UNOPENED) from None
     container.flags &= ~_GEN_PTS  # wrong where AVI has frames out of order
     return container
 
