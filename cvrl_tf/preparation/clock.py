@@ -15,18 +15,16 @@ class Clock:
       is_known: Whether the times can be true; not if a stamp was replaced and no duration is known.
     """
 
-    def __init__(self, origin: float, duration: float, may_restart: bool) -> None:
+    def __init__(self, duration: float, may_restart: bool) -> None:
         """Starts before the first frame.
 
         Args:
-          origin: The stamp that is time 0, seconds.
           duration: Of a frame that doesn't say its own, seconds; 0 if unknown.
           may_restart: Whether the container may join recordings, each with a clock of its own, as
             MPEG transport streams do. A pause of 10 seconds then is a jump.
         """
         self.mended = 0
         self.is_known = True
-        self._origin = origin
         self._duration = duration
         self._longest = max(_LONGEST_OF_BROADCAST, 2 * duration) if may_restart else _LONGEST
         self._shift = 0.0  # seconds that are added to the stamps behind a mended one
@@ -37,7 +35,7 @@ class Clock:
         """Returns when a frame is shown, in seconds; greater than of the frame before.
 
         Args:
-          stamp: Seconds; None if the frame has none.
+          stamp: Seconds into the video; None if the frame has none.
           duration: Of the frame, seconds; 0 if it doesn't say.
           is_usual: Whether a sound video may well have no stamp here.
         """
@@ -47,7 +45,7 @@ class Clock:
             self.mended += not is_usual
             self.is_known &= self._last is None or self._due > self._last
             if stamp is not None:
-                self._shift = seconds - (stamp - self._origin)
+                self._shift = seconds - stamp
         self._last = seconds
         self._due = seconds + (duration or self._duration)
         return seconds
@@ -56,10 +54,9 @@ class Clock:
         """Returns the time that a stamp means; None if it can't be true."""
         if stamp is None:
             return None
-        seconds = stamp - self._origin
         if self._last is None:
-            return seconds if abs(seconds) < _LONGEST else None
-        for moved in (seconds, seconds + self._shift):
+            return stamp if abs(stamp) < _LONGEST else None
+        for moved in (stamp, stamp + self._shift):
             if 0 < moved - self._last <= self._longest:
                 return moved
         return None

@@ -10,6 +10,7 @@ from typing import BinaryIO
 _SLACK = 2, 0.02  # frames, and share of all frames, whose loss does not make a video unusable
 _MANY_FRAMES = 2**22
 _MAX_INDEX = 2**26  # bytes
+_UNKNOWN_SIZE = 2**32 - 1  # in RIFF, of what was written to a pipe
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
@@ -70,6 +71,9 @@ def announced_size(file: BinaryIO) -> int:
     if head.startswith(_ASF_HEADER):
         at = head.find(_ASF_FILE_PROPERTIES)
         return struct.unpack_from("<Q", head, at + 40)[0] if 0 <= at < len(head) - 48 else 0
+    if head.startswith(b"RIFF") and len(head) > 8:
+        (size,) = struct.unpack_from("<I", head, 4)
+        return 8 + size if size < _UNKNOWN_SIZE else 0
     if head[4:8] in (b"ftyp", b"styp"):
         return _fragmented_mp4_size(file)
     return 0

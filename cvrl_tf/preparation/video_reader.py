@@ -117,7 +117,7 @@ class VideoReader:
         self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
         self.rate = _frame_rate(stream)
         self.damage = Damage()
-        self._origin = (self._container.start_time or 0) / _MICROSECONDS
+        self._origin = _origin(self._container)
         self._may_restart = bool(self._container.format.flags & _TS_DISCONT)
         self._clock = self._new_clock()
         context = stream.codec_context
@@ -192,7 +192,7 @@ class VideoReader:
         return self._clock.is_known
 
     def _new_clock(self) -> Clock:
-        return Clock(self._origin, 1 / self.rate if self.rate else 0.0, self._may_restart)
+        return Clock(1 / self.rate if self.rate else 0.0, self._may_restart)
 
     def _check_size(self, width: float, height: float) -> None:
         """Raises UnusableVideo if a picture would take too much memory."""
@@ -214,7 +214,7 @@ class VideoReader:
             stamp = picture.dts if picture.pts is None else picture.pts
             duration = max(0.0, float(picture.duration * base))
             seconds = self._clock.time(
-                None if stamp is None else float(stamp * base),
+                None if stamp is None else float(stamp * base - self._origin),
                 duration,
                 # The last frames of an AVI file with frames out of order have no stamps.
                 is_usual=stamp is None and self._is_drained,
@@ -279,7 +279,7 @@ class VideoReader:
         Where the container has an index, it is used. Where clocks may start anew, stamps say where
         a frame is only if one has seen all before it: there the file is read, but not decoded.
         """
-        stamp = math.floor((start + self._origin) / self._unit)
+        stamp = math.floor((Fraction(start) + self._origin) / self._unit)
         if not self._may_restart:
             try:
                 self._container.seek(stamp, stream=self._stream)
@@ -293,7 +293,7 @@ class VideoReader:
             if not packet.size or packet.dts is None:
                 held.append(packet)
                 break
-            clock.time(float(packet.dts * self._unit), 0.0)
+            clock.time(float(packet.dts * self._unit - self._origin), 0.0)
             if clock.mended or packet.is_corrupt:
                 return
             if packet.is_keyframe and _shown(packet) <= stamp:
@@ -357,6 +357,19 @@ def _video_stream(container: InputContainer) -> VideoStream | None:
         if stream.codec_context is not None and not stream.disposition & _PICTURES
     ]
     return min(streams, key=lambda stream: stream.frames == 1, default=None)
+
+
+def _origin(container: InputContainer) -> Fraction:
+    """Returns the time stamp at which a player begins, the first of any stream, in seconds.
+
+    Exactly: it is subtracted from stamps that are compared with the ends of segments.
+    """
+    start = Fraction(container.start_time or 0, _MICROSECONDS)
+    for stream in container.streams:
+        exact = Fraction(stream.start_time or 0) * Fraction(stream.time_base or 1)
+        if abs(exact - start) < Fraction(2, _MICROSECONDS):
+            return exact
+    return start
 
 
 def _frame_rate(stream: VideoStream) -> float:
