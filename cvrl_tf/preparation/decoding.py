@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from cvrl_tf.preparation import tfrecord_writer
+from cvrl_tf.preparation.container import UnusableVideo
 from cvrl_tf.preparation.pictures import Display
-from cvrl_tf.preparation.video_reader import TimedPicture, UnusableVideo, VideoReader
+from cvrl_tf.preparation.video_reader import TimedPicture, VideoReader
 
 __all__ = ["EncodedVideo", "FrameOptions", "UnusableVideo", "encode_video", "glimpse", "quiet"]
 

@@ -1,8 +1,6 @@
 """Reads videos with FFmpeg: which frames there are, when they are shown, and what is damaged."""
 
 import dataclasses
-import errno
-import io
 import math
 import os
 import sys
@@ -12,36 +10,26 @@ from types import TracebackType
 from typing import Self
 
 import av
-import av.container
 import av.error
-import av.format
-from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
-from av.video.stream import VideoStream
 
 from cvrl_tf.preparation.clock import Clock
+from cvrl_tf.preparation.container import (
+    UNOPENED,
+    UnusableVideo,
+    VideoFile,
+    frame_rate,
+    may_join_recordings,
+    open_container,
+    origin,
+    video_stream,
+)
 from cvrl_tf.preparation.damage import Damage, announced_size, impossible_count
 from cvrl_tf.preparation.pictures import Display, deinterlaced
 
-# Not among them: lists of other files, addresses and pictures, which FFmpeg opens by content.
-_CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf,gif,mxf,dv"
-)
-_UNOPENED = "not a video, or no video stream in it that can be decoded"
-_FRAME_RATES = (0.1, 1000.0)
-_NEARLY_EQUAL = 0.05  # of two frame rates
 _MAX_ASPECT = 16.0
 _MAX_HELD = 2**26  # bytes of packets from a key frame on
 _UNHURRIED = Fraction(1, 2)  # second
-_MICROSECONDS = 1_000_000  # of a container's times
-_TS_DISCONT = int(av.format.Flags.ts_discont.value)  # type: ignore[call-overload]
-_GEN_PTS = int(av.container.Flags.gen_pts.value)  # type: ignore[call-overload]
-_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-
-
-class UnusableVideo(Exception):
-    """Says why a video is not written."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,19 +45,6 @@ class TimedPicture:
     seconds: float
     duration: float
     picture: av.VideoFrame
-
-
-class _File(io.FileIO):
-    """A file in which damaged videos may jump to before its beginning."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Returns the new position; a negative number if there is no such."""
-        try:
-            return super().seek(offset, whence)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return -1
 
 
 class VideoReader:
@@ -95,7 +70,7 @@ class VideoReader:
           OSError: The file can't be read.
         """
         self._max_pixels = max_pixels
-        self._file = _File(path)
+        self._file = VideoFile(path)
         try:
             self._size = announced_size(self._file)
             if count := impossible_count(self._file):
@@ -108,17 +83,17 @@ class VideoReader:
     def _open(self) -> None:
         """Opens the container at its beginning."""
         self._file.seek(0)
-        self._container = _container(self._file, self._max_pixels)
-        stream = _video_stream(self._container)
+        self._container = open_container(self._file, self._max_pixels)
+        stream = video_stream(self._container)
         if stream is None:
-            raise UnusableVideo(_UNOPENED)
+            raise UnusableVideo(UNOPENED)
         self._stream = stream
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
-        self.rate = _frame_rate(stream)
+        self.rate = frame_rate(stream)
         self.damage = Damage()
-        self._origin = _origin(self._container)
-        self._may_restart = bool(self._container.format.flags & _TS_DISCONT)
+        self._origin = origin(self._container)
+        self._may_restart = may_join_recordings(self._container)
         self._clock = self._new_clock()
         context = stream.codec_context
         context.thread_count = 1  # beside other processes
@@ -324,59 +299,3 @@ def _shown(packet: Packet) -> int:
     """Returns the time stamp of a packet; any large number if it has none."""
     stamp = packet.dts if packet.pts is None else packet.pts
     return sys.maxsize if stamp is None else stamp
-
-
-def _container(file: object, max_pixels: int) -> InputContainer:
-    """Opens a container.
-
-    Raises:
-      UnusableVideo: It is none that holds videos.
-    """
-    try:
-        container: InputContainer = av.open(
-            file,
-            "r",
-            # Also of what FFmpeg decodes to learn the format of the pictures.
-            options={"max_pixels": str(max_pixels)},
-            container_options={"protocol_whitelist": "none", "format_whitelist": _CONTAINERS},
-            metadata_errors="replace",
-        )
-    except av.error.MemoryError:
-        raise
-    except av.FFmpegError:
-        raise UnusableVideo(_UNOPENED) from None
-    container.flags &= ~_GEN_PTS  # wrong where AVI has frames out of order
-    return container
-
-
-def _video_stream(container: InputContainer) -> VideoStream | None:
-    """Returns the stream that a player shows, the first that is more than a picture."""
-    streams = [
-        stream
-        for stream in container.streams.video
-        if stream.codec_context is not None and not stream.disposition & _PICTURES
-    ]
-    return min(streams, key=lambda stream: stream.frames == 1, default=None)
-
-
-def _origin(container: InputContainer) -> Fraction:
-    """Returns the time stamp at which a player begins, the first of any stream, in seconds.
-
-    Exactly: it is subtracted from stamps that are compared with the ends of segments.
-    """
-    start = Fraction(container.start_time or 0, _MICROSECONDS)
-    for stream in container.streams:
-        exact = Fraction(stream.start_time or 0) * Fraction(stream.time_base or 1)
-        if abs(exact - start) < Fraction(2, _MICROSECONDS):
-            return exact
-    return start
-
-
-def _frame_rate(stream: VideoStream) -> float:
-    """Returns frames per second; 0 if none can be true.
-
-    FFmpeg's guess is exact for constant rates, the average is right for variable ones.
-    """
-    guess, average = float(stream.guessed_rate or 0), float(stream.average_rate or 0)
-    rate = guess if not average or abs(guess - average) < _NEARLY_EQUAL * average else average
-    return rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0
