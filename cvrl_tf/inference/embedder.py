@@ -57,11 +57,13 @@ class Embedder:
         num_clips: int | None = None,
         num_crops: int | None = None,
         batch: int = 32,
+        keep_truncated: bool = False,
     ) -> None:
         """Args:
           model: folder that `cvrl_tf.export` wrote.
           num_clips, num_crops: of a video and of a clip, if not as the export has it.
           batch: clips that the model sees at a time.
+          keep_truncated: whether to take what decodes of a truncated video.
 
         Raises:
           FileNotFoundError: there is no such model.
@@ -76,7 +78,11 @@ class Embedder:
         self.views = about["views"]
         self.views["num_clips"] = num_clips or self.views["num_clips"]
         self.views["num_crops"] = num_crops or self.views["num_crops"]
-        self.frames = FrameOptions(self.views["short_side"], fps=self.views["record_fps"])
+        self.frames = FrameOptions(
+            self.views["short_side"],
+            fps=self.views["record_fps"],
+            keep_truncated=keep_truncated,
+        )
         self.facts = {
             "model": os.path.abspath(model),
             "fingerprint": about["fingerprint"],

@@ -172,7 +172,7 @@ def prepared(bomb: Path, output: Path) -> tuple[dict[str, object], int]:
     """Prepares the folder of a bomb; returns its line of the manifest and the worker's KiB."""
     tool = [str(ROOT / "tools" / "make_tfrecords.py"), f"--input={bomb.parent}", "--workers=1"]
     done = subprocess.run(
-        [sys.executable, "-c", PREPARE, *tool, f"--output={output}", "--timeout=100"],
+        [sys.executable, "-c", PREPARE, *tool, f"--output={output}", "--timeout=30"],
         capture_output=True,
         text=True,
         timeout=300,
