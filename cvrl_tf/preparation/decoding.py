@@ -15,7 +15,7 @@ from cvrl_tf.preparation.video_reader import TimedPicture, VideoReader
 
 __all__ = ["EncodedVideo", "FrameOptions", "UnusableVideo", "encode_video", "glimpse", "quiet"]
 
-MAX_PIXELS = 2**24  # 4096x4096; of these a decoder holds up to 17 at a time
+MAX_PIXELS = 4096 * 3072  # a decoder holds up to 17 pictures: under 1 GiB, at 10 bits as well
 
 TimedPictures = Iterator[tuple[float, av.VideoFrame]]  # seconds into the source
 

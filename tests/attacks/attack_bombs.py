@@ -154,16 +154,16 @@ def bombs(folder: Path) -> dict[str, Callable[[Path], None]]:
         "mjpeg.avi": lambda path: muxed(path, "mjpeg", [jpeg(folder, 65_500, 65_500)] * 3),
         "mjpeg.mov": lambda path: muxed(path, "mjpeg", [jpeg(folder, 30_000, 16_000)] * 3),
         "sps.avi": lambda path: muxed(path, "libx264", [huge_h264(16_384, 16_384)] * 20),
-        "refs.avi": lambda path: muxed(path, "libx264", [huge_h264(4096, 4096)] * 40),
+        "refs.avi": lambda path: muxed(path, "libx264", [huge_h264(4096, 3072)] * 40),
         "header.mp4": endless_header,
         "index.mp4": lambda path: endless_index(path, 50_000_000),
         "streams.mkv": lambda path: ffmpeg(path, "64x48", *many, *x264),
         # Long form only.
         "frames.avi": lambda path: ffmpeg(path, "16x16", "-c:v", "mpeg4", seconds=4000),
         "frames.mp4": lambda path: ffmpeg(path, "16x16", *x264, seconds=4000),
-        "large.mp4": lambda path: ffmpeg(path, "4096x4096", *x264, "-refs", "16", seconds=1),
+        "large.mp4": lambda path: ffmpeg(path, "4096x3072", *x264, "-refs", "16", seconds=1),
         "large10.mp4": lambda path: ffmpeg(
-            path, "4096x4096", *x264, "-refs", "16", "-pix_fmt", "yuv420p10le", seconds=1
+            path, "4096x3072", *x264, "-refs", "16", "-pix_fmt", "yuv420p10le", seconds=1
         ),
     }
 
