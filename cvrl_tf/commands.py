@@ -132,6 +132,9 @@ def define_embedder_flags() -> None:
     flags.DEFINE_integer(
         "batch", 32, "Number of clips that the model sees at a time.", lower_bound=1
     )
+    flags.DEFINE_bool(
+        "keep_truncated", False, "Take what decodes of a truncated video; by default it is refused."
+    )
     flags.DEFINE_integer(
         "workers",
         len(os.sched_getaffinity(0)),
@@ -148,6 +151,7 @@ def embedder_arguments() -> dict[str, Any]:
         "num_clips": flags.FLAGS.num_clips,
         "num_crops": crops and int(crops),
         "batch": flags.FLAGS.batch,
+        "keep_truncated": flags.FLAGS.keep_truncated,
     }
 
 

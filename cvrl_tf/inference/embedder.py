@@ -57,11 +57,13 @@ class Embedder:
         num_clips: int | None = None,
         num_crops: int | None = None,
         batch: int = 32,
+        keep_truncated: bool = False,
     ) -> None:
         """Args:
           model: folder that `cvrl_tf.export` wrote.
           num_clips, num_crops: of a video and of a clip, if not as the export has it.
           batch: clips that the model sees at a time.
+          keep_truncated: whether to take what decodes of a truncated video.
 
         Raises:
           FileNotFoundError: there is no such model.
@@ -76,7 +78,11 @@ class Embedder:
         self.views = about["views"]
         self.views["num_clips"] = num_clips or self.views["num_clips"]
         self.views["num_crops"] = num_crops or self.views["num_crops"]
-        self.frames = FrameOptions(self.views["short_side"], fps=self.views["record_fps"])
+        self.frames = FrameOptions(
+            self.views["short_side"],
+            fps=self.views["record_fps"],
+            keep_truncated=keep_truncated,
+        )
         self.facts = {
             "model": os.path.abspath(model),
             "fingerprint": about["fingerprint"],
@@ -127,12 +133,21 @@ class Embedder:
         crops = self.views["num_crops"]
         parts = [self.results_of(tf.reshape(v, [-1, *v.shape[2:]]), crops) for v in some]
         results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        starts, ends = np.concatenate([self._spans(outcome) for outcome in written]).T
+        times = [
+            records.parse(serialized)["times"].numpy() for serialized in records.in_order(shards)
+        ]
+        spans = [self._spans(*each) for each in zip(written, times, strict=True)]
+        starts, ends = np.concatenate(spans).T
         names = np.repeat([outcome.name for outcome in written], self._clips.num_clips)
         return ClipFeatures(names, starts, ends, results, facts)
 
-    def _spans(self, outcome: Outcome) -> np.ndarray:
-        """Beginnings and ends of a video's clips, seconds, float [K, 2]."""
+    def _spans(self, outcome: Outcome, times: np.ndarray) -> np.ndarray:
+        """Beginnings and ends of a video's clips, seconds, float [K, 2].
+
+        Args:
+          outcome: of the video.
+          times: when each frame is shown, seconds, float [L].
+        """
         rate, fps = outcome.frame_rate, self.views["fps"]
         placed = clip_samplers.place(
             self._clips,
@@ -144,7 +159,8 @@ class Embedder:
         begin = placed.frames[:, 0].numpy()
         reach = self._clips.num_frames * self._clips.stride * (rate / fps if rate and fps else 1)
         frames = np.stack([begin, np.minimum(begin + reach, outcome.num_frames)], axis=1)
-        return frames / (rate or math.nan)
+        edges = np.append(times.astype(float), times[-1] + (1 / rate if rate else math.nan))
+        return np.interp(frames, np.arange(len(edges)), edges)
 
 
 def averaged(name: str, rows: np.ndarray, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -137,10 +138,25 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_where_a_container_has_no_rate(embedder: Embedder, tmp_path: Path) -> None:
-    odd = write_noise_video(tmp_path / "odd.mp4", 12, 0, rate=1000)
-    found = embed_videos(embedder, [str(odd)], tmp_path / "features.npz")
-    assert np.isnan(found.starts).all() and np.isfinite(found.results["feature"]).all()
+def test_times_where_frames_are_irregular(embedder: Embedder, tmp_path: Path) -> None:
+    """8 frames at 25 a second, then 8 at 1 a second."""
+    path = tmp_path / "clip.mp4"
+    pauses = "setpts=if(lt(N\\,8)\\,N/25\\,N-7.68)/TB"
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.64:r=25", "-vf", pauses]
+    encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-fps_mode", "passthrough", str(path)]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-loglevel", "error", *source, *encoder], check=True)
+    found = embed_videos(embedder, [str(path)], tmp_path / "features.npz")
+    np.testing.assert_allclose(found.starts, [0, 0.32], atol=1e-3)
+    assert found.ends[0] == pytest.approx(0.32, abs=1e-3)
+    assert 7.32 < found.ends[1] < 8.33
+
+
+def test_a_fast_rate_is_a_rate(embedder: Embedder, tmp_path: Path) -> None:
+    fast = write_noise_video(tmp_path / "fast.mp4", 12, 0, rate=1000)
+    found = embed_videos(embedder, [str(fast)], tmp_path / "features.npz")
+    np.testing.assert_allclose(found.starts, [0, 0.004], atol=1e-6)
+    np.testing.assert_allclose(found.ends, [0.008, 0.012], atol=1e-6)
 
 
 def test_folders_and_files(videos: list[str], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from etils import epath
 # What FFmpeg knows under these names; other files in an input folder are no videos.
 VIDEO_ENDINGS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"}
 VIDEO_ENDINGS |= {".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+VIDEO_ENDINGS |= {".asf", ".gif", ".m2ts", ".mts", ".mxf", ".vob"}
+VIDEO_ENDINGS |= {".webp"}  # is not decoded, and therefore named among the unusable
 
 
 @dataclasses.dataclass(frozen=True)
