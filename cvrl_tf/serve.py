@@ -6,7 +6,7 @@
 requests that it has begun.
 """
 
-from absl import app, flags
+from absl import flags
 
 from cvrl_tf import commands
 
@@ -52,4 +52,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -4,7 +4,7 @@ import errno
 import os
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import decoding, tfrecord_writer
+from cvrl_tf.preparation import decoding, resources, tfrecord_writer
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
 
 _MAX_BYTES = 2**28  # of a record, which is held in the server's memory
@@ -19,6 +19,7 @@ class TooLong(Exception):
 def prepare_process() -> None:
     """Prepares a process for uploads: from here on it opens video files only."""
     decoding.quiet()
+    resources.limit_memory()
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
         f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
     )
