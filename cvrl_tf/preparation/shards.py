@@ -71,7 +71,7 @@ def is_done(output: epath.Path, shard: str) -> bool:
     path = manifest_of(output, shard)
     if not path.exists():
         return False
-    return (output / shard).exists() or all(outcome.reason for outcome in manifest.read(path))
+    return (output / shard).is_file() or all(outcome.reason for outcome in manifest.read(path))
 
 
 def write_shards(
