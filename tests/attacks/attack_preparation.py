@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 TOOL = ROOT / "tools" / "make_tfrecords.py"
 NUM_SHARDS = 4
+PRIVATE = ["unshare", "--user", "--map-root-user", "--mount"]  # with disks of its own
 PATIENCE = 120  # seconds, for what takes one or two
 
 # Waits where all is imported, so that two begin at the same moment.
@@ -328,6 +329,11 @@ def test_a_rename_fails_half_way(
             assert contents(output) == undisturbed[0]
 
 
+@pytest.mark.skipif(
+    not shutil.which("unshare")
+    or bool(subprocess.run([*PRIVATE, "true"], capture_output=True).returncode),
+    reason="no user namespaces here",
+)
 def test_the_disk_is_full(
     tally: Tally,
     videos: Path,
@@ -336,9 +342,6 @@ def test_the_disk_is_full(
     child_environment: dict[str, str],
 ) -> None:
     """A disk in memory, of some MB, that is then made larger."""
-    private = ["unshare", "--user", "--map-root-user", "--mount"]
-    if subprocess.run([*private, "true"], capture_output=True).returncode:
-        pytest.skip("no user namespaces here")
     needed = sum(map(len, undisturbed[0].values()))
     for number in tally.attempts(short=1, long=5):
         size = int(random.Random(number).uniform(0.05, 0.95) * needed)
@@ -353,7 +356,7 @@ def test_the_disk_is_full(
                 cp -a {output}/. {copy}
             """
             command = [sys.executable, str(TOOL), *flags(videos, output)]
-            shell = [*private, "sh", "-c", script, "sh", *command]
+            shell = [*PRIVATE, "sh", "-c", script, "sh", *command]
             done = subprocess.run(
                 shell, env=child_environment, capture_output=True, text=True, timeout=PATIENCE
             )
