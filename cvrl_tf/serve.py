@@ -2,9 +2,11 @@
 
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
-`cvrl_tf.inference.server` describes the answers. Ctrl-C and SIGTERM stop the server after the
-requests that it has begun.
+`cvrl_tf.inference.server` describes the answers. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop
+the server after the requests that it has begun.
 """
+
+import signal
 
 from absl import flags
 
@@ -30,6 +32,9 @@ _MAX_WAITING = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
     for package in ("fastapi", "uvicorn", "limits"):
         commands.needs(package, "serve")
     import uvicorn

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def run(steps: list[Step], done: Path) -> None:
 
     Raises:
       StepFailed: a step failed; the steps behind it have not run.
+      BrokenPipeError: it ended because nobody reads its output.
     """
     done.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
@@ -75,6 +77,8 @@ def run(steps: list[Step], done: Path) -> None:
         print(f"\n== {step.name}: {number + 1} of {len(steps)}; {minutes:.0f} min so far{left}")
         print(f"$ {step}", flush=True)
         status = _status(step)
+        if status == 128 + signal.SIGPIPE:
+            raise BrokenPipeError  # nobody reads what step and command write
         if status:
             raise StepFailed(
                 f"Stopped at {step.name} (exit status {status}). Rerun the same command to resume."
