@@ -1,21 +1,94 @@
 """What commands share: flags, parsing of recipes, and the errors that users can mend."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
+import select
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import gin
-from absl import flags, logging
+from absl import app, flags, logging
 
 from cvrl_tf import files, renamed
 
 # Before TensorFlow is imported: its start-up notes would bury what a command has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+_ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asks the command to end.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}.")
+        self.number = number
+
+
+def run(main: Callable[[list[str]], object]) -> None:
+    """Run a command as `absl.app.run` does, and end it in a sentence on a signal.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 raise `Interrupted` in `main`. The second of them ends the
+    process on the spot. Where nobody reads what the command writes, it ends too. The exit code is
+    128 + the signal, as of a shell.
+
+    Args:
+      main: takes the arguments of the command line that are no flags.
+    """
+    app.run(functools.partial(_run, main))
+
+
+def _run(main: Callable[[list[str]], object], argv: list[str]) -> None:
+    for number in _ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    try:
+        main(argv)
+        sys.stdout.flush()
+        return
+    except Interrupted as stop:
+        status = 128 + stop.number
+        with contextlib.suppress(BrokenPipeError):
+            print(f"\n{stop} Rerun the same command to resume.", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        status = 128 + signal.SIGPIPE
+    for descriptor in _unread():  # or the end of Python would try to write there once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    sys.exit(status)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    for each in _ENDING:
+        if signal.getsignal(each) == _interrupt:
+            signal.signal(each, _end)
+    raise Interrupted(number)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nStopped at once. Rerun the same command to resume.\n")
+    os._exit(128 + number)
+
+
+def _unread() -> list[int]:
+    """Return which of standard output and standard error nobody reads any more."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return [descriptor for descriptor, event in poll.poll(0) if event & select.POLLERR]
 
 
 def _innermost_module(error: BaseException) -> str:
@@ -31,8 +104,11 @@ def is_for_the_user(error: Exception) -> bool:
     """Tell an error that the user can mend from a bug.
 
     Wrong values and files raise ValueError and OSError. What gin itself raises is a mistake in a
-    recipe or in a parameter, whatever its type: a TypeError for a missing value, for example.
+    recipe or in a parameter, whatever its type: a TypeError for a missing value, for example. A
+    closed pipe has nobody who would read of it; see `run`.
     """
+    if isinstance(error, BrokenPipeError):
+        return False
     return isinstance(error, (ValueError, OSError)) or (
         _innermost_module(error).partition(".")[0] == "gin"
     )

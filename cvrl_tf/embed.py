@@ -33,15 +33,12 @@ def main(argv: list[str]) -> None:
         commands.needs("pyarrow", "search")
     # Not needed for --help, and it brings TensorFlow.
     from cvrl_tf.inference.embedder import Embedder, embed_videos, listed
+    from cvrl_tf.preparation.shards import NotWritten
 
-    with commands.explained():
+    with commands.explained(), commands.explained(NotWritten):
         videos = listed(inputs)
         embedder = Embedder(**commands.embedder_arguments())
-        try:
-            skipped = embed_videos(embedder, videos, output, flags.FLAGS.workers)
-        except KeyboardInterrupt:
-            print("\nStopped. Rerun the same command to resume.", file=sys.stderr)
-            sys.exit(130)
+        skipped = embed_videos(embedder, videos, output, flags.FLAGS.workers)
     written = len(videos) - len(skipped)
     print(f"Wrote {embedder.views['num_clips']} clips of each of {written} videos to {output}.")
     if skipped:
@@ -53,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import gin
-from absl import app, flags
+from absl import flags
 
 from cvrl_tf import commands
 
@@ -37,4 +37,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

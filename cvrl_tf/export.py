@@ -3,7 +3,7 @@
 `cvrl_tf.inference.saved_model` describes the signatures of the SavedModel.
 """
 
-from absl import app, flags
+from absl import flags
 
 from cvrl_tf import commands
 
@@ -48,4 +48,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

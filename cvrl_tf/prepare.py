@@ -32,6 +32,7 @@ import time
 from absl import app, flags
 from etils import epath
 
+from cvrl_tf import commands
 from cvrl_tf.preparation import annotations, prepare, shards
 from cvrl_tf.preparation.decoding import MAX_PIXELS, FrameOptions
 from cvrl_tf.preparation.summary import summary
@@ -136,16 +137,18 @@ def main(argv: list[str]) -> None:
             part=(_TASK.value, _NUM_TASKS.value),
             name=_NAME.value,
         )
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         count = len(list(epath.Path(_OUTPUT.value).glob(f"{_SPLIT.value}-*-of-*")))
         print(
             f"\nInterrupted: {count} whole shards of split {_SPLIT.value!r} are in "
-            f"{_OUTPUT.value}. Rerun the same command to resume.",
+            f"{_OUTPUT.value}.",
             file=sys.stderr,
         )
-        sys.exit(130)
+        raise
     if split is None:
         print(
             f"Task {_TASK.value} of {_NUM_TASKS.value} is done. The last task finishes the split."
@@ -155,4 +158,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -2,11 +2,13 @@
 
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
-`cvrl_tf.inference.server` describes the answers. Ctrl-C and SIGTERM stop the server after the
-requests that it has begun.
+`cvrl_tf.inference.server` describes the answers. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop
+the server after the requests that it has begun.
 """
 
-from absl import app, flags
+import signal
+
+from absl import flags
 
 from cvrl_tf import commands
 
@@ -30,6 +32,9 @@ _MAX_WAITING = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
     for package in ("fastapi", "uvicorn", "limits"):
         commands.needs(package, "serve")
     import uvicorn
@@ -52,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import gin
-from absl import app, flags
+from absl import flags
 
 from cvrl_tf import commands
 
@@ -33,4 +33,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -1,6 +1,10 @@
 """Mistakes of the user end in a sentence, bugs in a traceback."""
 
 import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gin
@@ -78,3 +82,76 @@ def test_the_traceback_is_a_flag_away(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(SystemExit), commands.explained():
         raise ValueError("wrong")
     assert "Traceback" in caplog.text
+
+
+COMMAND = """
+import sys, time
+from cvrl_tf import commands
+
+def main(argv):
+    try:
+        print("begun", flush=True)
+        while True:
+            time.sleep(0.01)
+            if argv[1:] == ["talk"]:
+                print("more", flush=True)
+    finally:
+        print("closed", file=sys.stderr)
+        while argv[1:] == ["hang"]:
+            time.sleep(0.01)
+
+commands.run(main)
+"""
+
+
+@pytest.fixture
+def begun(child_environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        command = [*arguments[1:], sys.executable, "-c", COMMAND, arguments[0]]
+        pipe = subprocess.PIPE
+        run = subprocess.Popen(
+            command, env=child_environment, stdout=pipe, stderr=pipe, text=True, bufsize=1
+        )
+        assert run.stdout.readline() == "begun\n"
+        return run
+
+    return begin
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_signals_end_a_command_in_a_sentence(
+    name: str, begun: Callable[..., subprocess.Popen[str]]
+) -> None:
+    run = begun("wait")
+    run.send_signal(signal.Signals[name])
+    said = run.communicate(timeout=60)[1]
+    assert said == f"closed\n\nStopped by {name}. Rerun the same command to resume.\n"
+    assert run.returncode == 128 + signal.Signals[name]
+
+
+def test_the_second_signal_ends_a_command_at_once(
+    begun: Callable[..., subprocess.Popen[str]],
+) -> None:
+    run = begun("hang")
+    run.send_signal(signal.SIGTERM)
+    assert run.stderr.readline() == "closed\n"
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=60)[1]
+    assert "Stopped at once. Rerun" in said and run.returncode == 128 + signal.SIGINT
+
+
+def test_a_command_ends_where_nobody_reads(begun: Callable[..., subprocess.Popen[str]]) -> None:
+    run = begun("talk")
+    run.stdout.close()
+    assert run.stderr.read() == "closed\n"
+    assert run.wait(timeout=60) == 128 + signal.SIGPIPE
+    run.stderr.close()
+
+
+def test_nohup_is_obeyed(begun: Callable[..., subprocess.Popen[str]]) -> None:
+    run = begun("talk", "env", "--ignore-signal=HUP")
+    run.send_signal(signal.SIGHUP)
+    assert run.stdout.readline() == "more\n"
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM

@@ -19,7 +19,7 @@ from typing import Any
 import gin
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from cvrl_tf import commands  # first, because it silences TensorFlow
@@ -226,4 +226,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -25,6 +25,7 @@ import matplotlib
 from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from cvrl_tf import commands
 from cvrl_tf.data import schema
 from cvrl_tf.preparation import verification
 from cvrl_tf.preparation.inspection import Record
@@ -181,13 +182,13 @@ def main(argv: list[str]) -> None:
         if picture:
             sheet(shown).save(picture)
             print(f"Drew {len(shown)} videos in {picture}.")
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
         sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     print(_verdict(reports))
     sys.exit(int(any(report.problems for report in reports)))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

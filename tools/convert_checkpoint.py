@@ -11,7 +11,7 @@ Both fail if a tensor has no counterpart.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from cvrl_tf import commands
 
@@ -48,4 +48,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

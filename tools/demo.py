@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from cvrl_tf import commands
 from cvrl_tf.data import schema
 
 # Before TensorFlow is imported, here and in the steps.
@@ -114,4 +115,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

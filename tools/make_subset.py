@@ -13,6 +13,7 @@ from absl import app, flags
 # Before TensorFlow is imported: its start-up messages would hide the output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from cvrl_tf import commands
 from cvrl_tf.preparation import subsets
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
@@ -35,4 +36,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -4,6 +4,7 @@ A record is a `tf.train.SequenceExample`, one per video. The keys are those that
 `video_input` and DeepMind's DMVR read, and a few more that neither knows (marked "ours").
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -124,6 +125,16 @@ class DatasetInfo:
             )
         info.name = info.name or folder_name(folder)
         return info
+
+    @staticmethod
+    def locked(folder: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
+        """Locks `dataset_info.json` against other writers: lock, load, change, save.
+
+        Raises:
+          files.InUse: another process has held it for minutes.
+        """
+        lock = epath.Path(folder) / f".{INFO_FILE}.lock"
+        return files.locked(lock, "stop that process, or choose another folder", patience=120)
 
     def split(self, name: str) -> SplitInfo:
         """Returns the split of that name.

@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from etils import epath
-from tqdm import tqdm
 
-from cvrl_tf import checkpoints
+from cvrl_tf import checkpoints, files
 from cvrl_tf.data import clips as clip_samplers
 from cvrl_tf.data import records
 from cvrl_tf.data.record_views import evaluation_views
@@ -33,6 +32,7 @@ from cvrl_tf.preparation import manifest
 from cvrl_tf.preparation.annotations import VIDEO_ENDINGS, Video
 from cvrl_tf.preparation.decoding import FrameOptions
 from cvrl_tf.preparation.manifest import Outcome
+from cvrl_tf.preparation.progress import Bar
 from cvrl_tf.preparation.shards import Job, manifest_of, write_shards
 
 # Of a round; the frames of its videos take about ten times their bytes on the disk.
@@ -213,8 +213,20 @@ def embed_videos(
     Raises:
       ValueError: `OUTPUT.parts` is of another model, other views or other videos; or nothing of any
         video could be embedded.
+      OSError: the output is there, or another process writes it.
     """
     output = Path(output)
+    lock = output.with_name(f".{output.name}.lock")
+    with files.locked(lock, f"it writes {output.name}; wait for it, or choose another output"):
+        if output.exists():
+            raise FileExistsError(f"{str(output)!r} is there already.")
+        return _embed_videos(embedder, videos, output, workers, show)
+
+
+def _embed_videos(
+    embedder: Embedder, videos: Sequence[str], output: Path, workers: int, show: bool
+) -> dict[str, str]:
+    """Embed videos under the lock of the output; see `embed_videos`."""
     parts = output.with_name(output.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256("\n".join(videos).encode()).hexdigest()
@@ -234,7 +246,7 @@ def embed_videos(
     left = [video for video in videos if video not in seen]
     known = {"total": len(videos), "initial": len(seen), "unit": " videos"}
     rounds = _rounds(left, parts, workers, embedder.frames)
-    with tqdm(**known, disable=not show) as bar, contextlib.closing(rounds):
+    with Bar(**known, disable=not show) as bar, contextlib.closing(rounds):
         embedded = 0
         for folder, outcomes in rounds:
             part = embedder.of_records(folder, outcomes)

@@ -3,7 +3,7 @@
 import errno
 
 from cvrl_tf.data import schema
-from cvrl_tf.preparation import decoding, tfrecord_writer
+from cvrl_tf.preparation import decoding, resources, tfrecord_writer
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
 
 _MAX_BYTES = 2**28  # of a record, which is held in the server's memory
@@ -16,6 +16,7 @@ class TooLong(Exception):
 def prepare_process() -> None:
     """Prepares a process for uploads."""
     decoding.quiet()
+    resources.limit_memory()
 
 
 def record_of(path: str, options: FrameOptions) -> bytes:

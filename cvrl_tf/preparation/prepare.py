@@ -14,7 +14,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from etils import epath
@@ -68,38 +68,63 @@ def prepare(
     Raises:
       ValueError: an argument doesn't fit the others, the folder or the work begun there; or no
         video could be used.
-      OSError: `output` can't be written to.
-      RuntimeError: a worker failed for a reason that lies in no video.
+      OSError: `output` can't be written to, or another process writes the same shards.
+      RuntimeError: shards aren't written for a reason that lies in no video.
     """
     folder, frames = epath.Path(output), frames or FrameOptions()
     if num_shards is None:
         num_shards = min(_MAX_SHARDS, -(-len(videos) // _VIDEOS_PER_SHARD))
     _check_shares(len(videos), num_shards, part)
     _check_output(folder, split)
-    info = _open_info(folder, frames.short_side, videos, name)
     videos = sorted(videos, key=lambda video: video.name)
     options = {**dataclasses.asdict(frames), "num_shards": num_shards, "seed": seed}
     options.update(_digest(videos))
-    if split not in info.splits:  # a finished split stays as it is, whatever its version
-        options["version"] = schema.VERSION
-    _check_options(folder / f"{split}_options.json", options)
-    if split in info.splits:
-        return info.splits[split]  # the same command has done all this
-
+    with schema.DatasetInfo.locked(folder):
+        info = _begin(folder, split, videos, options, name)
     shards = _deal(videos, split, num_shards, seed)
+    if split in info.splits:  # the same command has done all this
+        return _entered(folder, info.splits[split], shards)
     task, num_tasks = part
     mine = list(shards)[task::num_tasks]
-    try:
-        if todo := {shard: shards[shard] for shard in mine if not is_done(folder, shard)}:
-            write(todo, Job(folder, info.labels, frames))
-    finally:
-        _remove_unfinished(folder, mine)
-    if not all(is_done(folder, shard) for shard in shards):
-        return None
-    try:
+    lock = folder / f".{split}-{task}-of-{num_tasks}.lock"
+    with files.locked(lock, "it does the same work; wait for it, or stop it"):
+        try:
+            if todo := {shard: shards[shard] for shard in mine if not is_done(folder, shard)}:
+                write(todo, Job(folder, info.labels, frames))
+        finally:
+            _remove_unfinished(folder, mine)
+    with schema.DatasetInfo.locked(folder):
+        now = _begin(folder, split, videos, options, info.name)
+        if split in now.splits:  # another task was done at the same moment, and was faster
+            return _entered(folder, now.splits[split], shards)
+        if now.labels != info.labels:
+            raise ValueError(
+                f"The labels in {os.fspath(folder / schema.INFO_FILE)!r} were {info.labels} at the "
+                f"beginning and are {now.labels} now: delete the shards of {split!r}, and make the "
+                "split again."
+            )
+        if not all(is_done(folder, shard) for shard in shards):
+            return None
         return _enter(folder, split, list(shards), frames.fps)
-    except FileNotFoundError:  # another task was done at the same moment, and was faster
-        return schema.DatasetInfo.load(folder).splits[split]
+
+
+def _begin(
+    folder: epath.Path,
+    split: str,
+    videos: list[Video],
+    options: dict[str, Any],
+    name: str | None,
+) -> schema.DatasetInfo:
+    """Settles what the folder and the split are, or compares; under the lock of the folder.
+
+    Raises:
+      ValueError: the folder or the work begun there is another.
+    """
+    info = _open_info(folder, options["short_side"], videos, name)
+    if split not in info.splits:  # a finished split stays as it is, whatever its version
+        options = {**options, "version": schema.VERSION}
+    _check_options(folder / f"{split}_options.json", options)
+    return info
 
 
 def _check_shares(num_videos: int, num_shards: int, part: tuple[int, int]) -> None:
@@ -123,16 +148,17 @@ def _deal(videos: list[Video], split: str, num_shards: int, seed: int) -> dict[s
 
 
 def _remove_unfinished(folder: epath.Path, shards: list[str]) -> None:
-    """Deletes what is left of an attempt to write these shards."""
+    """Deletes what killed workers have left of these shards, and nothing that one is at."""
     for leftover in folder.glob(".*.tmp"):
-        if leftover.name.lstrip(".")[: len(shards[0])] in shards:
-            leftover.unlink()
+        is_ours = leftover.name.lstrip(".")[: len(shards[0])] in shards
+        if is_ours and files.is_abandoned(leftover):
+            leftover.unlink(missing_ok=True)
 
 
 def _enter(
     output: epath.Path, split: str, shards: list[str], fps: float | None
 ) -> schema.SplitInfo:
-    """Merges the shards' manifests, and enters the split in `dataset_info.json`."""
+    """Merges the shards' manifests, and enters the split; under the lock of the folder."""
     parts = {name: manifest.read(manifest_of(output, name)) for name in shards}
     written = dataclasses.replace(_summarize(parts), fps=fps)
     outcomes = sorted((o for part in parts.values() for o in part), key=lambda o: o.name)
@@ -142,12 +168,19 @@ def _enter(
             manifest_of(output, name).unlink()  # or another try would not look at them
         reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:5])
         raise ValueError(f"None of {len(outcomes)} videos can be used, nothing written. {reasons}")
-    info = schema.DatasetInfo.load(output)  # another split may have been made in the meantime
+    info = schema.DatasetInfo.load(output)
     info.splits[split] = written
     info.save(output)
+    return _entered(output, written, shards)
+
+
+def _entered(
+    output: epath.Path, split: schema.SplitInfo, shards: Iterable[str]
+) -> schema.SplitInfo:
+    """Removes what only a split needs that is not entered yet."""
     for name in shards:
         manifest_of(output, name).unlink(missing_ok=True)
-    return written
+    return split
 
 
 def _check_output(output: epath.Path, split: str) -> None:

@@ -83,8 +83,10 @@ def write_subset(
         writer.close()
         (Path(data_dir) / f".{shard_name}.tmp").rename(Path(data_dir) / shard_name)
     (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
-    info.splits[name] = written
-    info.save(data_dir)
+    with schema.DatasetInfo.locked(data_dir):
+        info = schema.DatasetInfo.load(data_dir)  # it may have got other splits in the meantime
+        info.splits[name] = written
+        info.save(data_dir)
     return written
 
 

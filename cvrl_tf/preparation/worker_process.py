@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 import os
 import pickle
+import select
 import subprocess
 import sys
 import threading
@@ -153,11 +154,20 @@ def _work(fd: int) -> None:
     """Runs tasks until the pipe ends; all that a worker process does."""
     os.set_inheritable(fd, False)  # or a child of a task could keep the pipe open
     connection = Connection(fd)
+    threading.Thread(target=_end_with_parent, args=[fd], daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent wants no more, or is gone
         while True:
             kind, data = _answer(connection.recv_bytes(), functools.partial(_send, connection))
             connection.send_bytes(kind)
             connection.send_bytes(data)
+
+
+def _end_with_parent(fd: int) -> None:
+    """Ends this process when the other end of its pipe is closed, whatever it is at."""
+    poll = select.poll()
+    poll.register(fd, 0)  # which leaves POLLHUP
+    poll.poll()
+    os._exit(0)
 
 
 def _answer(payload: bytes, send: Callable[[Any], None]) -> tuple[bytes, bytes]:

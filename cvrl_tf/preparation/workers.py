@@ -26,6 +26,7 @@ from cvrl_tf.preparation.worker_process import (
 )
 
 _MAX_STARTS = 3  # in a row, of one worker; then the pool gives up
+_JOIN_TIMEOUT = 15.0  # seconds, more than `WorkerProcess.end` takes
 _START_TIMEOUT = 300.0  # seconds; imports can be slow on a busy machine or a network disk
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ class WorkerPool:
             task.future.cancel()
             task.future.set_running_or_notify_cancel()
         for thread in self._threads:
-            thread.join()
+            thread.join(_JOIN_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self

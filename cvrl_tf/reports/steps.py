@@ -1,13 +1,17 @@
 """Steps of a plan: commands that run one after the other, each once."""
 
+import contextlib
 import dataclasses
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+_SAVING = 60.0  # seconds
 
 
 class StepFailed(RuntimeError):
@@ -63,6 +67,7 @@ def run(steps: list[Step], done: Path) -> None:
 
     Raises:
       StepFailed: a step failed; the steps behind it have not run.
+      BrokenPipeError: it ended because nobody reads its output.
     """
     done.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
@@ -71,9 +76,24 @@ def run(steps: list[Step], done: Path) -> None:
         left = f", about {minutes / number * (len(steps) - number):.0f} left" if number else ""
         print(f"\n== {step.name}: {number + 1} of {len(steps)}; {minutes:.0f} min so far{left}")
         print(f"$ {step}", flush=True)
-        status = subprocess.run([sys.executable, *step.command]).returncode
+        status = _status(step)
+        if status == 128 + signal.SIGPIPE:
+            raise BrokenPipeError  # nobody reads what step and command write
         if status:
             raise StepFailed(
                 f"Stopped at {step.name} (exit status {status}). Rerun the same command to resume."
             )
         step.marker(done).write_text(json.dumps(step.command))
+
+
+def _status(step: Step) -> int:
+    """Run a step and return its exit code; on a signal, end the step first."""
+    with subprocess.Popen([sys.executable, *step.command]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # a run saves where it stands
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_SAVING)
+            process.kill()
+            raise

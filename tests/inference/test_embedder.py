@@ -307,7 +307,7 @@ def test_command_stopped_killed_and_called_again(
         assert run.returncode == code and "Traceback" not in complained, complained
         assert not output.exists()
         # Killed, it has no time to say so.
-        assert ("Stopped. Rerun the same command to resume." in complained) == (
+        assert ("Stopped by SIGINT. Rerun the same command" in complained) == (
             kill == signal.SIGINT
         )
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from conftest import jpegs_of
 from etils import epath
 
+from cvrl_tf import files
 from cvrl_tf.data import records, schema
 from cvrl_tf.preparation import (
     annotations,
@@ -26,6 +27,7 @@ from cvrl_tf.preparation import (
     tfrecord_writer,
 )
 from cvrl_tf.preparation.decoding import FrameOptions
+from cvrl_tf.preparation.workers import WorkerPool
 
 STEP = 7
 
@@ -349,7 +351,7 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
 def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ["a", "b", "killer", "endless", "z"]:
+    for name in ["a", "b", "killer", "endless", "hungry", "victim", "z"]:
         write_clip(tmp_path / "videos" / f"{name}.mp4")
     monkeypatch.setattr(shards, "_write_shard", broken_decoder.write_shard)
     videos = annotations.read(tmp_path / "videos")
@@ -364,11 +366,53 @@ def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     assert split.skipped == {
         "killer.mp4": "the process that read it died, exit code 9",
         "endless.mp4": "not decoded within 4 s",
+        "hungry.mp4": "needs more than 1 GiB of memory",
     }
-    assert read_split(tmp_path / "out").keys() == {"a", "b", "z"}
+    assert read_split(tmp_path / "out").keys() == {"a", "b", "victim", "z"}
+    assert int((tmp_path / "videos" / "hungry.peak").read_text()) * 1024 < 2**30
     outcomes = manifest.read(tmp_path / "out" / "train_manifest.jsonl")
     assert {o.name: o.reason for o in outcomes if o.reason} == split.skipped
-    assert len(outcomes) == 5
+    assert len(outcomes) == 7
+
+
+def test_a_worker_killed_between_videos_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ["a", "b"]:
+        write_clip(tmp_path / "videos" / f"{name}.mp4")
+    monkeypatch.setattr(shards, "_write_shard", broken_decoder.write_shard_killed_late)
+    videos = annotations.read(tmp_path / "videos")
+    split = prepare.prepare(videos, tmp_path / "out", frames=FrameOptions(48), num_shards=1)
+    assert (split.num_examples, split.skipped) == (2, {})
+    assert (tmp_path / "out" / "killed").exists()
+
+
+def test_a_video_that_the_disk_does_not_give_is_not_skipped(tmp_path: Path) -> None:
+    """The kernel answers EIO to whoever reads the beginning of /proc/self/mem."""
+    write_clip(tmp_path / "videos" / "a.mp4")
+    failing = tmp_path / "videos" / "failing.mp4"
+    failing.symlink_to("/proc/self/mem")
+
+    def prepare_it() -> schema.SplitInfo:
+        videos = annotations.read(tmp_path / "videos")
+        return prepare.prepare(videos, tmp_path / "out", frames=FrameOptions(48), num_shards=2)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="1 videos can't be read.*failing.mp4: OSError.*rer"):
+            prepare_it()
+        assert len(list((tmp_path / "out").glob("train-*"))) == 1
+    failing.unlink()
+    write_clip(failing)
+    assert (prepare_it().num_examples, prepare_it().skipped) == (2, {})
+
+
+def test_a_process_without_descriptors_skips_nothing(tmp_path: Path) -> None:
+    video = annotations.Video(epath.Path(write_clip(tmp_path / "a.mp4")), "a.mp4", None, id="a")
+    job = shards.Job(epath.Path(tmp_path), [], FrameOptions(48))
+    with WorkerPool(1, broken_decoder.open_no_more_files) as pool:
+        written = pool.submit(shards._write_video, video, "shard", job, None)
+        with pytest.raises(shards.UnreadableVideo, match="Too many open files"):
+            written.result()
 
 
 def test_second_split_shares_the_labels(tmp_path: Path) -> None:
@@ -395,6 +439,51 @@ def test_second_split_shares_the_labels(tmp_path: Path) -> None:
     write_clip(tmp_path / "test" / "diving" / "a.mp4")
     with pytest.raises(ValueError, match=r"\['diving'\] .*\['archery', 'bowling', 'cricket'\]"):
         prepare_here(annotations.read(tmp_path / "test"), output, frames=FrameOptions(48))
+
+
+def test_a_folder_is_compared_again_before_a_split_is_entered(tmp_path: Path) -> None:
+    """A disk without locks: another command has begun the folder at the same moment."""
+    output = tmp_path / "records"
+    for name in ("archery", "bowling"):
+        write_clip(tmp_path / "videos" / name / "a.mp4")
+
+    def write(todo: dict[str, list[annotations.Video]], job: shards.Job) -> None:
+        write_here(todo, job)
+        schema.DatasetInfo(["archery", "biking", "bowling"], 48, {}, "records").save(output)
+
+    videos = annotations.read(tmp_path / "videos")
+    with pytest.raises(ValueError, match=r"were \['archery', 'bowling'\] at the beginning and are"):
+        prepare.prepare(videos, output, frames=FrameOptions(48), write=write)
+    assert not schema.DatasetInfo.load(output).splits
+
+
+def test_what_another_process_writes_is_left_alone(tmp_path: Path) -> None:
+    write_clip(tmp_path / "videos" / "a.mp4")
+    output = epath.Path(tmp_path / "records")
+    shard = "train-00000-of-00001"
+    output.mkdir()
+    left = files.aside_of(output / shard)  # of a process that was killed
+    left.touch()
+    videos = annotations.read(tmp_path / "videos")
+    with files.aside(output / shard) as place:
+        prepare.prepare(videos, output, frames=FrameOptions(48), write=write_here)
+        assert place.exists() and not left.exists()
+
+
+def test_the_same_work_at_a_time_is_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "videos" / "a.mp4")
+    videos = annotations.read(tmp_path / "videos")
+    prepare_here = functools.partial(
+        prepare.prepare, videos, tmp_path / "out", frames=FrameOptions(48)
+    )
+
+    def write(todo: dict[str, list[annotations.Video]], job: shards.Job) -> None:
+        with pytest.raises(files.InUse, match=r"in use by process \d+ on .*does the same work"):
+            prepare_here(write=write_here)
+        write_here(todo, job)
+
+    assert prepare_here(write=write).num_examples == 1
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_splits_share_the_name_of_the_data_set(tmp_path: Path) -> None:
