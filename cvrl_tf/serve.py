@@ -3,7 +3,7 @@
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
 `cvrl_tf.inference.server` describes the answers. Ctrl-C and SIGTERM stop the server after the
-requests that it has begun.
+requests that it has begun, or after --timeout.
 """
 
 from absl import app, flags
@@ -24,7 +24,15 @@ _TIMEOUT = flags.DEFINE_float(
 )
 _RATE = flags.DEFINE_string("rate", "10/second", "Largest accepted rate of requests of one client.")
 _MAX_WAITING = flags.DEFINE_integer(
-    "max_waiting", 16, "Largest number of requests at a time.", lower_bound=1
+    "max_waiting",
+    16,
+    "Largest number of requests at a time; one client may have half of them.",
+    lower_bound=1,
+)
+_TRUSTED_PROXIES = flags.DEFINE_list(
+    "trusted_proxies",
+    [],
+    "Addresses or networks of proxies whose X-Forwarded-For names the client, such as 10.0.0.0/8.",
 )
 
 
@@ -34,7 +42,7 @@ def main(argv: list[str]) -> None:
         commands.needs(package, "serve")
     import uvicorn
 
-    from cvrl_tf.inference import server
+    from cvrl_tf.inference import connections, server
     from cvrl_tf.inference.embedder import Embedder
 
     with commands.explained():
@@ -47,8 +55,11 @@ def main(argv: list[str]) -> None:
             _MAX_WAITING.value,
         )
         application = server.application(embedder, limits, flags.FLAGS.workers)
+        config = connections.config(
+            application, _HOST.value, _PORT.value, _TRUSTED_PROXIES.value, _TIMEOUT.value
+        )
     print(f"Serving {flags.FLAGS.model} at http://{_HOST.value}:{_PORT.value}/embed", flush=True)
-    uvicorn.run(application, host=_HOST.value, port=_PORT.value, log_level="warning")
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":
