@@ -13,6 +13,7 @@ import limits as rate_limits
 from fastapi import HTTPException, Request
 
 _REMEMBERED = 10.0  # seconds after its last request for which a client counts as present
+_LONG = 1.0  # seconds after which a request has taken long
 
 
 def client_of(request: Request) -> str:
@@ -97,14 +98,17 @@ class FairQueue:
 
     The next place goes to the client that has the fewest places; among those, to the one whose
     requests have held places for the shortest time. While several clients are present, none has
-    more than half of the places, so that a few long requests don't keep all of them.
+    more than half of the places, and a request that takes long moves to an extra place, if one is
+    free. So a few long requests don't keep the short ones of others waiting.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, extra_places: int = 0) -> None:
         """Args:
         places: Requests that work at a time.
+        extra_places: Further ones, for requests that take longer than a second.
         """
         self._places = places
+        self._extra_places = extra_places
         self._clients: dict[str, _Client] = {}
 
     @contextlib.asynccontextmanager
@@ -120,7 +124,7 @@ class FairQueue:
         finally:
             state.seen = time.monotonic()
             if not turn.cancelled():
-                state.at_work -= 1
+                state.at_work.remove(turn.result())
                 state.used += state.seen - turn.result()
             elif turn in state.waiting:
                 state.waiting.remove(turn)
@@ -141,16 +145,28 @@ class FairQueue:
     def _admit(self) -> None:
         """Gives free places to requests that wait."""
         states = self._clients.values()
-        most = self._places if len(states) == 1 else max(1, self._places // 2)
-        while sum(state.at_work for state in states) < self._places:
-            ready = [state for state in states if state.waiting and state.at_work < most]
+        is_shared = len(states) > 1
+        most = max(1, self._places // 2) if is_shared else self._places
+        while self._num_taken(is_shared) < self._places:
+            ready = [state for state in states if state.waiting and len(state.at_work) < most]
             if not ready:
                 return
-            chosen = min(ready, key=lambda state: (state.at_work, state.used))
+            chosen = min(ready, key=lambda state: (len(state.at_work), state.used))
             turn = chosen.waiting.popleft()
-            if not turn.cancelled():  # its request has gone
-                turn.set_result(time.monotonic())
-                chosen.at_work += 1
+            if turn.cancelled():  # its request has gone
+                continue
+            now = time.monotonic()
+            turn.set_result(now)
+            chosen.at_work.append(now)
+            if self._extra_places:
+                asyncio.get_running_loop().call_later(_LONG, self._admit)
+
+    def _num_taken(self, is_shared: bool) -> int:
+        """Returns the number of requests at work, without those in the extra places."""
+        begins = [begin for state in self._clients.values() for begin in state.at_work]
+        now = time.monotonic()
+        num_long = sum(now - begin >= _LONG for begin in begins) if is_shared else 0
+        return len(begins) - min(num_long, self._extra_places)
 
 
 @dataclasses.dataclass
@@ -159,7 +175,7 @@ class _Client:
 
     Attributes:
       waiting: Its requests without a place; the result is the time at which one gets its place.
-      at_work: Number of its places.
+      at_work: Times at which its requests got their places.
       used: Seconds for which its requests have held places.
       seen: Time of its last request's end.
     """
@@ -167,7 +183,7 @@ class _Client:
     waiting: collections.deque[asyncio.Future[float]] = dataclasses.field(
         default_factory=collections.deque
     )
-    at_work: int = 0
+    at_work: list[float] = dataclasses.field(default_factory=list)
     used: float = 0.0
     seen: float = 0.0
 

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _MAX_CONNECTIONS = 400  # with _BACKLOG, below the usual limit of 1,024 open files
 _BACKLOG = 128  # accepted in one go
 _HEADER_TIMEOUT = 10.0  # seconds for the headers of a request, and to take an answer
+_GRACE = 5.0  # seconds, beyond the time for an upload, until all requests end with the server
 _LINGER = 2.0, 2**24  # seconds and bytes for which the rest of a body is read and dropped
 
 
@@ -48,7 +49,7 @@ def config(
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=list(trusted_proxies),
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=math.ceil(timeout),
+        timeout_graceful_shutdown=math.ceil(timeout + _GRACE),
     )
 
 

@@ -19,6 +19,7 @@ runs on the videos of all requests that wait as one batch. Clients take turns in
 import asyncio
 import contextlib
 import dataclasses
+import math
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -49,7 +50,7 @@ def application(embedder: Embedder, limits: Limits, num_workers: int) -> FastAPI
     Args:
       embedder: The model and its views.
       limits: Limits of the server.
-      num_workers: Number of processes that decode.
+      num_workers: Number of processes that decode; half as many again stand by for long videos.
     """
     server = _Server(embedder, limits, num_workers)
     app = FastAPI(title="cvrl_tf", description=__doc__, lifespan=server.lifespan)
@@ -68,10 +69,11 @@ class _Server:
     def __init__(self, embedder: Embedder, limits: Limits, num_workers: int) -> None:
         self._embedder = embedder
         self._limits = limits
-        self._num_workers = num_workers
+        extra_workers = math.ceil(num_workers / 2)
+        self._num_workers = num_workers + extra_workers
         self._rates = RateLimiter(limits.rate)
         self._admission = Admission(limits.max_waiting)
-        self._decoding = FairQueue(num_workers)
+        self._decoding = FairQueue(num_workers, extra_workers)
         self._embedding = FairQueue(2 * VIDEOS_A_BATCH)  # one batch at work, one ready
         self._frames = dataclasses.replace(embedder.frames, max_seconds=limits.max_seconds)
         # All decoders may be at work for `timeout` before one is free for the trial.
