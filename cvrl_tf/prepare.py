@@ -33,7 +33,7 @@ from absl import app, flags
 from etils import epath
 
 from cvrl_tf.preparation import annotations, prepare, shards
-from cvrl_tf.preparation.decoding import FrameOptions
+from cvrl_tf.preparation.decoding import MAX_PIXELS, FrameOptions
 from cvrl_tf.preparation.summary import summary
 
 _INPUT = flags.DEFINE_string("input", None, "Folder of videos, or annotation.", required=True)
@@ -75,6 +75,12 @@ _TIMEOUT = flags.DEFINE_float(
 _KEEP_TRUNCATED = flags.DEFINE_bool(
     "keep_truncated", False, "Store what decodes of a truncated video; by default it is skipped."
 )
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    MAX_PIXELS,
+    "Most pixels of a picture of a video; a video with larger ones is skipped.",
+    lower_bound=1,
+)
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Number of processes; by default one for every core.", lower_bound=1
 )
@@ -114,6 +120,7 @@ def main(argv: list[str]) -> None:
         _FPS.value,
         _MAX_SECONDS.value,
         _KEEP_TRUNCATED.value,
+        _MAX_PIXELS.value,
     )
     write = _writer(argv[1:])
     start = time.monotonic()

@@ -1,15 +1,12 @@
 """Decodes an uploaded video into a record; without TensorFlow, for worker processes."""
 
 import errno
-import os
 
 from cvrl_tf.data import schema
 from cvrl_tf.preparation import decoding, tfrecord_writer
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
 
 _MAX_BYTES = 2**28  # of a record, which is held in the server's memory
-# By their content, FFmpeg also opens lists of other files, addresses and pictures.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf"
 
 
 class TooLong(Exception):
@@ -17,11 +14,8 @@ class TooLong(Exception):
 
 
 def prepare_process() -> None:
-    """Prepares a process for uploads: from here on it opens video files only."""
+    """Prepares a process for uploads."""
     decoding.quiet()
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
-        f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
-    )
 
 
 def record_of(path: str, options: FrameOptions) -> bytes:

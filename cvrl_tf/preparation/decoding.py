@@ -1,24 +1,22 @@
 """Decodes video files into JPEG frames."""
 
 import dataclasses
-import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
 from cvrl_tf.preparation import tfrecord_writer
+from cvrl_tf.preparation.pictures import Display
+from cvrl_tf.preparation.video_reader import TimedPicture, UnusableVideo, VideoReader
 
-_FRAME_RATES = (1.0, 500.0)  # containers without a rate give 0, NaN, 1,000 or 90,000
-_MOST_SECONDS = 1e9  # 31 years; damaged time stamps may be beyond what int64 microseconds hold
+__all__ = ["EncodedVideo", "FrameOptions", "UnusableVideo", "encode_video", "glimpse", "quiet"]
 
-TimedFrames = Iterator[tuple[float, np.ndarray]]  # seconds into the source; uint8 [H, W, 3], BGR
+MAX_PIXELS = 2**24  # 4096x4096; of these a decoder holds up to 17 at a time
 
-
-class UnusableVideo(Exception):
-    """Says why a video is not written."""
+TimedPictures = Iterator[tuple[float, av.VideoFrame]]  # seconds into the source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +32,8 @@ class FrameOptions:
       max_seconds: what comes later is left out; None for no limit.
       keep_truncated: whether to keep what decodes of a video that ends before its container says.
         If not, the video is skipped.
+      max_pixels: of a picture of the video, and of a stored one. A video with larger ones is
+        skipped before it is decoded.
     """
 
     short_side: int = 256
@@ -41,6 +41,7 @@ class FrameOptions:
     fps: float | None = None
     max_seconds: float | None = None
     keep_truncated: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,12 @@ class EncodedVideo:
 
     Attributes:
       jpegs: one per frame.
-      times: one per frame, microseconds into the source. Counted by the frame rate where the
-        container gives no usable times; empty where the frame rate is unknown, too.
+      times: one per frame, microseconds into the source, as players count. Where time stamps
+        can't be true, by the duration of the frames; empty where that is unknown, too.
       frame_rate: frames per second; 0 where the container gives none that can be true.
       height: of the stored frames, pixels.
       width: of the stored frames, pixels.
-      warning: that fewer frames decode than the container announces; else empty.
+      warning: what is missing, damaged or mended; else empty.
       goes_on: whether the video has frames behind the last one wanted.
     """
 
@@ -68,14 +69,11 @@ class EncodedVideo:
 
 
 def quiet() -> None:
-    """Makes OpenCV use one thread and print nothing.
+    """Makes OpenCV, which resizes and writes JPEGs, use one thread.
 
-    Call this in a process that decodes beside others. What is wrong with a video is said once, by
-    name.
+    Call this in a process that decodes beside others.
     """
     cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def encode_video(
@@ -84,7 +82,7 @@ def encode_video(
     start: float | None = None,
     end: float | None = None,
 ) -> EncodedVideo:
-    """Decodes a video, upright, and encodes its frames one by one.
+    """Decodes a video and encodes its frames one by one, as a player shows them.
 
     Args:
       path: of the video.
@@ -93,41 +91,40 @@ def encode_video(
       end: seconds; so are those at it and after it.
 
     Raises:
-      UnusableVideo: it can't be decoded, ends early, is too long for a record, or has no frame
-        between `start` and `end`.
+      UnusableVideo: it can't be decoded, ends early, is too large or too long for a record, or has
+        no frame between `start` and `end`.
     """
     if not Path(path).is_file():
         raise UnusableVideo("no such file")
-    decoder = _Decoder(path)
     start = start or 0.0
     if options.max_seconds is not None:
         end = min(start + options.max_seconds, end or float("inf"))
-    frames = decoder.decode(start, end)
-    if options.fps is not None:
-        if not decoder.rate:
+    with VideoReader(path, options.max_pixels) as reader:
+        segment = _Segment(reader, start, end)
+        if options.fps is not None and not reader.rate:
             raise UnusableVideo("its frame rate is unknown, so it can't be changed")
-        frames = _resample(frames, 1 / decoder.rate, options.fps)
-    jpegs, times, size = _encode(frames, options)
-    if decoder.is_truncated and not options.keep_truncated:
-        raise UnusableVideo(f"cut short or damaged: {decoder.shortfall}")
+        frames = segment.resampled(options.fps) if options.fps else segment.frames()
+        jpegs, times, size = _encode(frames, reader, options)
+        warning = reader.warning()
+        if reader.damage.is_truncated and not segment.goes_on and not options.keep_truncated:
+            raise UnusableVideo(f"cut short or damaged: {warning}")
     if size is None:
         raise UnusableVideo(f"no frame from {start:g} s on" if start else "no frame decodes")
-    rate = options.fps or decoder.rate
     return EncodedVideo(
         jpegs,
-        _usable(times, rate),
-        rate,
+        [round(1e6 * seconds) for seconds in times] if reader.times_are_known else [],
+        options.fps or reader.rate,
         height=size[1],
         width=size[0],
-        warning=decoder.shortfall,
-        goes_on=decoder.goes_on,
+        warning=warning,
+        goes_on=segment.goes_on,
     )
 
 
 def _encode(
-    frames: TimedFrames, options: FrameOptions
+    frames: TimedPictures, reader: VideoReader, options: FrameOptions
 ) -> tuple[tfrecord_writer.Jpegs, list[float], tuple[int, int] | None]:
-    """Resizes frames and encodes them.
+    """Converts, resizes and encodes pictures.
 
     Returns:
       The frames; their times, seconds; and their (width, height), None if there is no frame.
@@ -135,43 +132,38 @@ def _encode(
     Raises:
       UnusableVideo: they are too many for a record, or can't be encoded.
     """
-    jpegs, size, last = tfrecord_writer.Jpegs(), None, None
+    jpegs, last = tfrecord_writer.Jpegs(), None
+    display: Display | None = None
+    size: tuple[int, int] | None = None
     times = []
-    for seconds, frame in frames:
-        if size is None:
-            scale = options.short_side / min(frame.shape[:2])
-            size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
-        if frame is not last:  # a repeated frame has its JPEG already
-            jpeg = _to_jpeg(_resize(frame, size), options.jpeg_quality)
+    for seconds, picture in frames:
+        if display is None or size is None:
+            display = reader.display(picture)
+            size = _scaled(display, options)
+        if picture is not last:  # a repeated frame has its JPEG already
+            jpeg = _to_jpeg(display.shown(picture, size), options.jpeg_quality)
         jpegs.append(jpeg)
         times.append(seconds)
-        last = frame
+        last = picture
         if jpegs.num_bytes > tfrecord_writer.MAX_RECORD_BYTES:
             raise UnusableVideo(f"over 2 GiB after {jpegs.num_frames} frames: cut it in pieces")
     return jpegs, times, size
 
 
-def _usable(times: list[float], rate: float) -> list[int]:
-    """Rounds the times of frames to microseconds, or counts them anew where they can't be true.
+def _scaled(display: Display, options: FrameOptions) -> tuple[int, int]:
+    """Returns (width, height) of the stored frames.
 
-    Args:
-      times: seconds. OpenCV gives 0 for a frame whose time it does not know.
-      rate: frames per second, 0 where unknown.
-
-    Returns:
-      One per frame, microseconds, which do not decrease; or none where the times can't be true and
-      the rate is unknown.
+    Raises:
+      UnusableVideo: they would be too large.
     """
-    possible = [abs(seconds) < _MOST_SECONDS for seconds in times]  # NaN is not
-    is_sound = (
-        all(possible)
-        and all(one <= other for one, other in itertools.pairwise(times))
-        and (len(times) < 2 or times[0] < times[-1])
-    )
-    if not is_sound:
-        first = times[0] if possible[0] else 0.0
-        times = [first + number / rate for number in range(len(times))] if rate else []
-    return [round(1e6 * seconds) for seconds in times]
+    scale = options.short_side / min(display.width, display.height)
+    size = (round(display.width * scale), round(display.height * scale))
+    if size[0] * size[1] > options.max_pixels:
+        raise UnusableVideo(
+            f"{size[0]}x{size[1]} pixels to store are more than {options.max_pixels}: lower "
+            "--short_side"
+        )
+    return size
 
 
 def glimpse(
@@ -188,17 +180,17 @@ def glimpse(
     Returns:
       uint8 [L, H, W, 3], RGB; None if the video can't be read.
     """
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        return None
-    capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * start)
+    options = FrameOptions(short_side)
     frames: list[np.ndarray] = []
-    while len(frames) < _MOST_FRAMES and (frame := capture.read()[1]) is not None:
-        scale = short_side / min(frame.shape[:2])
-        size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
-        frames.append(_resize(frame, size)[:, :, ::-1])
-        if capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 >= end:
-            break
+    try:
+        with VideoReader(path, options.max_pixels) as reader:
+            for _, picture in _Segment(reader, start, end).frames():
+                display = reader.display(picture)
+                frames.append(display.shown(picture, _scaled(display, options))[:, :, ::-1])
+                if len(frames) == _MOST_FRAMES:
+                    break
+    except (OSError, UnusableVideo, av.FFmpegError):
+        return None
     if not frames:
         return None
     chosen = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)
@@ -208,83 +200,45 @@ def glimpse(
 _MOST_FRAMES = 500  # of a clip, in videos whose times don't tell where it ends
 
 
-class _Decoder:
-    """Reads a video once.
-
-    OpenCV ends a damaged file without a word. Only the container's count of frames shows it.
+class _Segment:
+    """The frames of the seconds [start, end) of a video, read once.
 
     Attributes:
-      rate: frames per second, 0 where the container gives none that can be true.
-      shortfall: in words, that fewer frames decode than the container announces; known at the end.
-      is_truncated: whether that is more than a wrong count. The count is often an estimate from the
-        duration, hence a slack of 2 % or 2 frames.
       goes_on: whether there was a frame at the end that was asked for, or after it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        # By name of the backend, or OpenCV would take "clip_01.avi" for a sequence of images.
-        # Rotation metadata is applied by default.
-        threads = [cv2.CAP_PROP_N_THREADS, cv2.getNumThreads()]
-        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, threads)
-        if not self._capture.isOpened():
-            raise UnusableVideo("not a video, or no video stream in it that can be decoded")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0  # NaN as well
-        self.shortfall = ""
-        self.is_truncated = self.goes_on = False
+    def __init__(self, reader: VideoReader, start: float, end: float | None) -> None:
+        self._reader = reader
+        self._start = start
+        self._end = end
+        self.goes_on = False
 
-    def decode(self, start: float, end: float | None) -> TimedFrames:
-        """Yields the frames of the seconds [start, end)."""
-        decoded = 0
-        while (frame := self._capture.read()[1]) is not None:
-            decoded += 1
-            seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            if end is not None and seconds >= end:
+    def frames(self) -> TimedPictures:
+        """Yields the frames as they are."""
+        return ((each.seconds, each.picture) for each in self._inside())
+
+    def resampled(self, fps: float) -> TimedPictures:
+        """Yields what is on the screen at every 1/fps of a second, from the first frame on."""
+        slack = 1e-4  # seconds, for times that are rounded
+        first, count = 0.0, 0
+        shown: TimedPicture | None = None
+        for each in self._inside():
+            first = first if shown else each.seconds
+            while shown and first + count / fps < each.seconds - slack:
+                yield first + count / fps, shown.picture
+                count += 1
+            shown = each
+        while shown and first + count / fps < shown.seconds + shown.duration - slack:
+            yield first + count / fps, shown.picture
+            count += 1
+
+    def _inside(self) -> Iterator[TimedPicture]:
+        for each in self._reader.pictures(self._start):
+            if self._end is not None and each.seconds >= self._end:
                 self.goes_on = True
                 return
-            if not start or seconds >= start:
-                yield seconds, frame
-        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        if announced > 0 and decoded < announced:
-            self.shortfall = f"{decoded} of {announced:.0f} frames decode"
-            self.is_truncated = decoded < announced - max(2, 0.02 * announced)
-
-
-def _resample(timed_frames: TimedFrames, duration: float, fps: float) -> TimedFrames:
-    """Yields what is on the screen at every 1/fps of a second, from the first frame on.
-
-    Args:
-      timed_frames: of the video.
-      duration: of the last frame, seconds.
-      fps: frames per second.
-    """
-    slack = 1e-4  # seconds, for times that are rounded
-    first = shown_at = 0.0
-    shown, count = None, 0
-    for seconds, frame in timed_frames:
-        if shown is None:
-            first = seconds
-        while shown is not None and first + count / fps < seconds - slack:
-            yield first + count / fps, shown
-            count += 1
-        shown, shown_at = frame, seconds
-    while shown is not None and first + count / fps < shown_at + duration - slack:
-        yield first + count / fps, shown
-        count += 1
-
-
-def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a frame to (width, height): halves it by averaging, then interpolates bilinearly.
-
-    So every pixel counts. It takes a sixth of the time of OpenCV's INTER_AREA from 720 to 256
-    pixels; on average the results differ by 0.4 of 255.
-    """
-    while frame.shape[0] >= 2 * size[1] and frame.shape[1] >= 2 * size[0]:
-        half = (frame.shape[1] // 2, frame.shape[0] // 2)
-        frame = cv2.resize(frame, half, interpolation=cv2.INTER_AREA)
-    if size == frame.shape[1::-1]:
-        return frame
-    return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+            if not self._start or each.seconds >= self._start:
+                yield each
 
 
 def _to_jpeg(frame: np.ndarray, quality: int) -> bytes:

@@ -183,7 +183,9 @@ def _check_options(path: epath.Path, options: dict[str, Any]) -> None:
     if not path.exists():
         files.write_text(path, json.dumps(options, indent=2) + "\n")
         return
-    before = {"version": 1, **json.loads(path.read_text())}
+    # Options that older versions did not have.
+    unsaid = {"version": 1, "max_pixels": options["max_pixels"]}
+    before = {**unsaid, **json.loads(path.read_text())}
     changed = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in options.items()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -137,11 +137,12 @@ def test_what_is_sent_opens_nothing_else(address: str, videos: list[Path], tmp_p
         assert ask(address, text.encode())[0] == 422
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{videos[0]}\n#EXT-X-ENDLIST\n"
     assert ask(address, playlist.encode())[0] == 422
-    # A list of what lies beside it OpenCV does read; a process that has been prepared doesn't.
+    # A list of what lies beside it, which FFmpeg does read.
     listed = tmp_path / "list"
     listed.write_text(f"ffconcat version 1.0\nfile '{videos[0].name}'\n")
     shutil.copy(videos[0], tmp_path)
-    assert cv2.VideoCapture(str(listed), cv2.CAP_FFMPEG).read()[0]
+    with av.open(str(listed)) as container:
+        assert next(container.decode(video=0))
     with WorkerPool(1, upload.prepare_process) as pool:
         assert pool.submit(upload.record_of, str(videos[0]), FrameOptions(16)).result()
         with pytest.raises(UnusableVideo):

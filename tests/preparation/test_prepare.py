@@ -16,7 +16,15 @@ from conftest import jpegs_of
 from etils import epath
 
 from cvrl_tf.data import records, schema
-from cvrl_tf.preparation import annotations, decoding, manifest, prepare, shards
+from cvrl_tf.preparation import (
+    annotations,
+    decoding,
+    manifest,
+    pictures,
+    prepare,
+    shards,
+    tfrecord_writer,
+)
 from cvrl_tf.preparation.decoding import FrameOptions
 
 STEP = 7
@@ -86,7 +94,7 @@ def test_resizing_is_close_to_averaging(size: tuple[int, int]) -> None:
     coarse = rng.integers(0, 256, (size[1] // 24, size[0] // 24, 3), np.uint8)
     frame = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
     small = (round(size[0] * 256 / size[1]), 256)
-    resized = decoding._resize(frame, small)
+    resized = pictures.resize(frame, small)
     assert resized.shape == (256, small[0], 3)
     method = cv2.INTER_AREA if size[1] > 256 else cv2.INTER_LINEAR
     averaged = cv2.resize(frame, small, interpolation=method)
@@ -133,59 +141,11 @@ def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
     assert upright[:12].mean() > 180 and upright[20:].mean() < 20
 
 
-class Announcing:
-    """A capture of 100 frames, whose container says what a test wants it to say."""
-
-    frame_count, frame_rate = 100.0, 25.0
-
-    def __init__(self, *_: object) -> None:
-        self.left = 100
-
-    def isOpened(self) -> bool:
-        return True
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        self.left -= 1
-        return self.left >= 0, np.zeros((8, 8, 3), np.uint8) if self.left >= 0 else None
-
-    def get(self, key: int) -> float:
-        return {
-            cv2.CAP_PROP_FRAME_COUNT: self.frame_count,
-            cv2.CAP_PROP_FPS: self.frame_rate,
-            cv2.CAP_PROP_POS_MSEC: 0.0,
-        }[key]
-
-
-@pytest.mark.parametrize(
-    ("announced", "usable"), [(-9e18, True), (0, True), (90, True), (102, True), (105, False)]
-)
-def test_container_count_may_be_off_by_little(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: float, usable: bool
-) -> None:
-    (tmp_path / "clip.mp4").touch()
-    monkeypatch.setattr(Announcing, "frame_count", announced)
-    monkeypatch.setattr(decoding.cv2, "VideoCapture", Announcing)
-    if usable:
-        assert len(encode(tmp_path / "clip.mp4", FrameOptions(8))) == 100
-    else:
-        with pytest.raises(decoding.UnusableVideo, match="100 of 105 frames"):
-            decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
-
-
-@pytest.mark.parametrize(
-    ("rate", "stored"), [(12.5, 12.5), (0, 0), (float("nan"), 0), (90000, 0), (-1, 0)]
-)
-def test_impossible_frame_rate_is_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, stored: float
-) -> None:
-    (tmp_path / "clip.mp4").touch()
-    monkeypatch.setattr(Announcing, "frame_rate", rate)
-    monkeypatch.setattr(decoding.cv2, "VideoCapture", Announcing)
-    encoded = decoding.encode_video(tmp_path / "clip.mp4", FrameOptions(8))
-    assert encoded.frame_rate == stored
-    video = annotations.Video(epath.Path(tmp_path / "clip.mp4"), "clip.mp4", None)
+def test_an_unknown_frame_rate_leaves_the_end_open() -> None:
+    encoded = decoding.EncodedVideo(tfrecord_writer.Jpegs(), [], 0.0, 8, 8, "", False)
+    video = annotations.Video(epath.Path("clip.mp4"), "clip.mp4", None)
     context = shards._context(video, [], encoded)
-    assert context[schema.END] == (8_000_000 if stored else 0)
+    assert context[schema.END] == 0 and schema.TIMES not in context
     assert schema.LABEL_INDEX not in context and schema.LABEL_TEXT not in context
 
 

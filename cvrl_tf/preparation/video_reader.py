@@ -1,0 +1,342 @@
+"""Reads videos with FFmpeg: which frames there are, when they are shown, and what is damaged."""
+
+import dataclasses
+import errno
+import io
+import itertools
+import math
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from types import TracebackType
+from typing import Self
+
+import av
+import av.container
+import av.error
+import av.format
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from cvrl_tf.preparation.clock import Clock
+from cvrl_tf.preparation.damage import Damage, announced_size
+from cvrl_tf.preparation.pictures import Display, deinterlaced
+
+# Not among them: lists of other files, addresses and pictures, which FFmpeg opens by content.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf,gif,webp,mxf,dv"
+)
+_FRAME_RATES = (0.1, 1000.0)
+_NEARLY_EQUAL = 0.05  # of two frame rates
+_MAX_ASPECT = 16.0
+_MAX_HELD = 2**26  # bytes of packets from a key frame on
+_MICROSECONDS = 1_000_000  # of a container's times
+_TS_DISCONT = int(av.format.Flags.ts_discont.value)  # type: ignore[call-overload]
+_GEN_PTS = int(av.container.Flags.gen_pts.value)  # type: ignore[call-overload]
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+class UnusableVideo(Exception):
+    """Says why a video is not written."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimedPicture:
+    """A picture of a video, not yet converted to pixels.
+
+    Attributes:
+      seconds: Into the video, as players count.
+      duration: Seconds; 0 if unknown.
+      picture: What was decoded.
+    """
+
+    seconds: float
+    duration: float
+    picture: av.VideoFrame
+
+
+class _File(io.FileIO):
+    """A file in which damaged videos may jump to before its beginning."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Returns the new position; a negative number if there is no such."""
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return -1
+
+
+class VideoReader:
+    """Reads the pictures of a video in the order in which they are shown.
+
+    The file is read through a Python file. So FFmpeg opens this file alone, its name means nothing,
+    and an error of the disk is an OSError rather than a damaged video.
+
+    Attributes:
+      rate: Frames per second, on average where they vary; 0 if unknown.
+      damage: What is missing or damaged, of what was read so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], max_pixels: int) -> None:
+        """Opens a video.
+
+        Args:
+          path: Of the file.
+          max_pixels: Most pixels of a picture.
+
+        Raises:
+          UnusableVideo: It has no video stream that can be decoded, or its pictures are too large.
+          OSError: The file can't be read.
+        """
+        self._max_pixels = max_pixels
+        self._file = _File(path)
+        try:
+            self._size = announced_size(self._file)
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        """Opens the container at its beginning."""
+        self._file.seek(0)
+        self._container = _container(self._file, self._max_pixels)
+        stream = _video_stream(self._container)
+        if stream is None:
+            raise UnusableVideo("not a video, or no video stream in it that can be decoded")
+        self._stream = stream
+        self._check_size(stream.codec_context.width, stream.codec_context.height)
+        self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
+        self.rate = _frame_rate(stream)
+        self.damage = Damage(stream.frames)
+        self._origin = (self._container.start_time or 0) / _MICROSECONDS
+        self._may_restart = bool(self._container.format.flags & _TS_DISCONT)
+        self._clock = self._new_clock()
+        context = stream.codec_context
+        context.thread_count = 1  # beside other processes
+        context.options = {"max_pixels": str(self._max_pixels)}
+        self._tolerant: av.VideoCodecContext | None = None
+        if context.name == "mjpeg":  # which says nothing of errors, unless it gives up
+            context.options = {**context.options, "err_detect": "explode"}
+            self._tolerant = av.VideoCodecContext.create("mjpeg", "r")
+        self._is_interlaced = self._is_drained = False
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def pictures(self, start: float = 0.0) -> Iterator[TimedPicture]:
+        """Yields the pictures from a time on, or from a little before it.
+
+        Args:
+          start: Seconds. Decoding begins at the key frame before it.
+
+        Raises:
+          UnusableVideo: A picture is too large.
+        """
+        if start > 0:
+            timed = self._timed(self._from_key_frame(start))
+            first = next(timed, None)
+            if first is not None and first.seconds <= start:
+                self.damage.announced = 0  # of all frames, of which some are not read
+                yield first
+                yield from timed
+                return
+            self._container.close()
+            self._open()
+        yield from self._timed(self._packets())
+
+    def display(self, picture: av.VideoFrame) -> Display:
+        """Returns how the pictures are to be shown, by the first of them.
+
+        Raises:
+          UnusableVideo: They would be too wide or too high.
+        """
+        aspect = self._stream.sample_aspect_ratio
+        display = Display(picture, float(aspect) if aspect else 1.0)
+        self._check_size(display.width, display.height)
+        return display
+
+    def warning(self) -> str:
+        """Says what was mended, and what is missing or damaged; empty if nothing is."""
+        found = [self.damage.in_words()]
+        if self._clock.mended:
+            found.append(f"mended time stamps: {self._clock.mended}")
+        if self._is_interlaced:
+            found.append("deinterlaced")
+        return ", ".join(filter(None, found))
+
+    @property
+    def times_are_known(self) -> bool:
+        """Whether the times so far can be true."""
+        return self._clock.is_known
+
+    def _new_clock(self) -> Clock:
+        return Clock(self._origin, 1 / self.rate if self.rate else 0.0, self._may_restart)
+
+    def _check_size(self, width: float, height: float) -> None:
+        """Raises UnusableVideo if a picture would take too much memory."""
+        if width * height > self._max_pixels:
+            raise UnusableVideo(
+                f"{width:.0f}x{height:.0f} pixels are more than {self._max_pixels}: raise "
+                "--max_pixels"
+            )
+        if max(width, height) > _MAX_ASPECT * max(1, min(width, height)):
+            raise UnusableVideo(
+                f"{width:.0f}x{height:.0f} pixels: one side is over {_MAX_ASPECT:g} times the other"
+            )
+
+    def _timed(self, packets: Iterable[Packet]) -> Iterator[TimedPicture]:
+        """Decodes packets and gives each picture its time."""
+        for picture in deinterlaced(self._decoded(packets)):
+            self._check_size(picture.width, picture.height)
+            base = picture.time_base or self._unit
+            stamp = picture.dts if picture.pts is None else picture.pts
+            duration = max(0.0, float(picture.duration * base))
+            seconds = self._clock.time(
+                None if stamp is None else float(stamp * base),
+                duration,
+                # The last frames of an AVI file with frames out of order have no stamps.
+                is_usual=stamp is None and self._is_drained,
+            )
+            self.damage.damaged += picture.is_corrupt
+            self._is_interlaced |= picture.interlaced_frame
+            yield TimedPicture(seconds, duration or self._last_resort(), picture)
+
+    def _last_resort(self) -> float:
+        return 1 / self.rate if self.rate else 0.0
+
+    def _packets(self) -> Iterator[Packet]:
+        """Yields the packets of the stream from where it is; the last one is empty."""
+        last = None
+        try:
+            for packet in self._container.demux(self._stream):
+                if not packet.size:  # "shown as before", or the end
+                    continue
+                last = packet
+                yield packet
+        except av.error.MemoryError:
+            raise
+        except av.FFmpegError:
+            self.damage.ends_early = True
+        end = self._file.seek(0, os.SEEK_END)
+        self.damage.ends_early |= self._size > end or (last is not None and last.is_corrupt)
+        self.damage.ends_early |= any(
+            entry.pos + entry.size > end for entry in self._stream.index_entries
+        )
+        yield Packet()
+
+    def _decoded(self, packets: Iterable[Packet]) -> Iterator[av.VideoFrame]:
+        for packet in packets:
+            self.damage.packets += packet.size > 0
+            self._is_drained = not packet.size
+            try:
+                found = self._stream.decode(packet if packet.size else None)
+            except av.error.MemoryError:
+                raise
+            except av.FFmpegError:
+                found = self._tolerated(packet)
+            yield from found
+
+    def _tolerated(self, packet: Packet) -> list[av.VideoFrame]:
+        """Decodes as much of a damaged picture as there is."""
+        if self._tolerant and packet.size:
+            try:
+                found = self._tolerant.decode(packet)
+            except av.FFmpegError:
+                found = []
+            if found:
+                self.damage.damaged += len(found)
+                return found
+        self.damage.undecoded += packet.size > 0
+        return []
+
+    def _from_key_frame(self, start: float) -> Iterator[Packet]:
+        """Yields the packets from the last key frame before a time on; none if there is no way.
+
+        Where the container has an index, it is used. Where clocks may start anew, stamps say where
+        a frame is only if one has seen all before it: there the file is read, but not decoded.
+        """
+        stamp = math.floor((start + self._origin) / self._unit)
+        if not self._may_restart:
+            try:
+                self._container.seek(stamp, stream=self._stream)
+            except av.FFmpegError:
+                return
+        packets = self._packets()
+        held: list[Packet] = []
+        clock = self._new_clock()
+        for packet in packets:
+            shown = packet.dts if packet.pts is None else packet.pts
+            if not packet.size or shown is None or packet.dts is None:
+                held.append(packet)
+                break
+            clock.time(float(packet.dts * self._unit), 0.0)
+            if clock.mended or packet.is_corrupt:
+                return
+            if packet.is_keyframe and shown <= stamp:
+                held.clear()
+            held.append(packet)
+            if packet.dts >= stamp or sum(each.size for each in held) > _MAX_HELD:
+                break
+        if held and held[0].is_keyframe:
+            yield from itertools.chain(held, packets)
+
+
+def _container(file: object, max_pixels: int) -> InputContainer:
+    """Opens a container.
+
+    Raises:
+      UnusableVideo: It is none that holds videos.
+    """
+    try:
+        container: InputContainer = av.open(
+            file,
+            "r",
+            # Also of what FFmpeg decodes to learn the format of the pictures.
+            options={"max_pixels": str(max_pixels)},
+            container_options={"protocol_whitelist": "none", "format_whitelist": _CONTAINERS},
+            metadata_errors="replace",
+        )
+    except av.error.MemoryError:
+        raise
+    except av.FFmpegError:
+        raise UnusableVideo("not a video, or no video stream in it that can be decoded") from None
+    container.flags &= ~_GEN_PTS  # wrong where AVI has frames out of order
+    return container
+
+
+def _video_stream(container: InputContainer) -> VideoStream | None:
+    """Returns the stream that a player shows, the first that is more than a picture."""
+    streams = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & _PICTURES
+    ]
+    return min(streams, key=lambda stream: stream.frames == 1, default=None)
+
+
+def _frame_rate(stream: VideoStream) -> float:
+    """Returns frames per second; 0 if none can be true.
+
+    FFmpeg's guess is exact for constant rates, the average is right for variable ones.
+    """
+    guess, average = float(stream.guessed_rate or 0), float(stream.average_rate or 0)
+    rate = guess if not average or abs(guess - average) < _NEARLY_EQUAL * average else average
+    return rate if _FRAME_RATES[0] <= rate <= _FRAME_RATES[1] else 0.0
