@@ -19,6 +19,9 @@ _MAX_MEGABYTES = flags.DEFINE_float(
 _MAX_SECONDS = flags.DEFINE_float(
     "max_seconds", 120, "Longest accepted video, in seconds.", lower_bound=0.001
 )
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 3840 * 2160, "Most pixels of a frame of an accepted video.", lower_bound=1
+)
 _TIMEOUT = flags.DEFINE_float(
     "timeout", 30, "Seconds for an upload, and again for its decoding.", lower_bound=0.001
 )
@@ -50,6 +53,7 @@ def main(argv: list[str]) -> None:
         limits = server.Limits(
             _MAX_MEGABYTES.value,
             _MAX_SECONDS.value,
+            _MAX_PIXELS.value,
             _TIMEOUT.value,
             _RATE.value,
             _MAX_WAITING.value,

@@ -38,6 +38,7 @@ _NEEDS = {
     "inference/test_index.py": "faiss",
     "test_addons.py": "tensorflow_addons",
     "test_documentation.py": "nbclient",
+    "inference/test_clients.py": "fastapi",
     "inference/test_server.py": "fastapi",
     "inference/test_tensorflow_serving.py": "tensorflow_serving",
 }

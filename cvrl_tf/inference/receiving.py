@@ -15,13 +15,15 @@ class Limits:
     Attributes:
       max_megabytes: Largest accepted upload, in MB.
       max_seconds: Longest accepted video, in seconds.
+      max_pixels: Most pixels of a frame of an accepted video.
       timeout: Seconds for an upload, and again for its decoding.
       rate: Requests of one client, such as "10/second", in the notation of the package `limits`.
-      max_waiting: Requests that are worked on at a time.
+      max_waiting: Requests that are worked on at a time; of one client, half of them.
     """
 
     max_megabytes: float
     max_seconds: float
+    max_pixels: int
     timeout: float
     rate: str
     max_waiting: int

@@ -75,7 +75,9 @@ class _Server:
         self._admission = Admission(limits.max_waiting)
         self._decoding = FairQueue(num_workers, extra_workers)
         self._embedding = FairQueue(2 * VIDEOS_A_BATCH)  # one batch at work, one ready
-        self._frames = dataclasses.replace(embedder.frames, max_seconds=limits.max_seconds)
+        self._frames = dataclasses.replace(
+            embedder.frames, max_seconds=limits.max_seconds, max_pixels=limits.max_pixels
+        )
         # All decoders may be at work for `timeout` before one is free for the trial.
         self._health = health.Health(self._trial, 2 * limits.timeout)
 

@@ -41,8 +41,8 @@ def embedder(exported_model: Path) -> Embedder:
 @contextlib.contextmanager
 def served(embedder: Embedder, **bounds: object) -> Iterator[str]:
     """The address of a server in a thread of this process."""
-    usual = {"max_megabytes": 100, "max_seconds": 120, "timeout": 30, "max_waiting": 16}
-    limits = serving.Limits(**{**usual, "rate": "10000/second", **bounds})
+    usual = {"max_megabytes": 100, "max_seconds": 120, "max_pixels": 10**7, "max_waiting": 16}
+    limits = serving.Limits(**{**usual, "timeout": 30, "rate": "10000/second", **bounds})
     app = serving.application(embedder, limits, 2)
     server = uvicorn.Server(connections.config(app, "127.0.0.1", 0, [], limits.timeout))
     thread = threading.Thread(target=server.run)
@@ -179,6 +179,71 @@ def test_too_large_too_long_too_often(
         assert ask(address, odd.read_bytes())[0] == 413
         assert [ask(address, b"text")[0] for _ in range(2)] == [422, 429]
         assert ask(address, path="/health")[0] == 200  # is always told
+
+
+def test_large_frames_are_not_decoded(embedder: Embedder, tmp_path: Path) -> None:
+    path = tmp_path / "large.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "lavfi"]
+    subprocess.run([*command, "-i", "testsrc=size=640x480:duration=1", str(path)], check=True)
+    with served(embedder, max_pixels=640 * 480 - 1) as address:
+        status, answer = ask(address, path.read_bytes())
+        assert status == 422 and "640x480" in answer["detail"]
+    with served(embedder, max_pixels=640 * 480) as address:
+        assert ask(address, path.read_bytes())[0] == 200
+
+
+def test_results_that_are_not_finite_are_an_error(
+    embedder: Embedder, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_views = embedder.results_of
+
+    def results_of(views: tf.Tensor, count: int) -> dict[str, np.ndarray]:
+        return {name: rows * np.nan for name, rows in of_views(views, count).items()}
+
+    monkeypatch.setattr(embedder, "results_of", results_of)
+    with served(embedder) as address:
+        status, answer = ask(address, videos[0].read_bytes())
+        assert status == 500 and "isn't finite" in answer["detail"]
+        status, answer = ask(address, path="/health")
+        assert status == 503 and "isn't finite" in answer["detail"]
+
+
+def test_headers_that_do_not_end(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_HEADER_TIMEOUT", 1.0)
+    host, port = address.removeprefix("http://").split(":")
+    whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    for before in (b"", whole):  # at first, and after a request
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(before + b"GET / HTTP/1.1\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(10_000):
+                    pass
+
+
+def test_many_open_connections(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MAX_CONNECTIONS", 20)
+    host, port = address.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            half = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            half.sendall(b"GET / HTTP/1.1\r\n")
+        assert ask(address, path="/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("start", "status"), [("POST /nowhere", 404), ("PUT /embed", 405), ("POST /embed", 413)]
+)
+def test_bodies_that_do_not_end(address: str, start: str, status: int) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            f"{start} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\n\r\n".encode()
+        )
+        answer = connection.recv(10_000).lower()  # while the body is still awaited
+        assert f" {status} ".encode() in answer and b"connection: close" in answer
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(10_000):
+                pass
 
 
 def dribble(address: str) -> bytes:
