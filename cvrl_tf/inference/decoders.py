@@ -45,6 +45,11 @@ class Decoders:
     ) -> None:
         self._pool.shutdown()
 
+    @property
+    def have_given_up(self) -> bool:
+        """Whether no decoder could be started; the next request tries again."""
+        return self._pool.error is not None
+
     async def record_of(self, path: str, options: FrameOptions, timeout: float) -> bytes:
         """Decodes a video; see `upload.record_of`.
 

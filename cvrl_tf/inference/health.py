@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import tensorflow as tf
 
-_GLANCE = 1.0  # seconds for which a caller waits for a trial, as long as the last one succeeded
-_SHARE = 0.1  # of the time, at most, goes into trials
+_GLANCE = 1.0  # seconds for which a caller waits for a trial if there has been one before
+_SHARE, _MAX_REST = 0.1, 10.0  # of the time goes into trials; seconds, at most, between them
 
 
 class Health:
@@ -23,13 +23,19 @@ class Health:
         self._trial = trial
         self._limit = limit
         self._task: asyncio.Task[str] | None = None
-        self._begun = self._next = 0.0
+        self._begun = self._ended = self._rest = 0.0
         self._latest: str | None = None  # outcome: what is wrong, or ""; None before the first one
 
-    async def fault(self) -> str:
-        """Returns what is wrong; empty if nothing is."""
-        if self._task is None or (self._task.done() and time.monotonic() >= self._next):
-            self._begun = time.monotonic()
+    async def fault(self, in_doubt: bool) -> str:
+        """Returns what is wrong; empty if nothing is.
+
+        Args:
+          in_doubt: Whether the outcome of the latest trial counts for one second only.
+        """
+        now = time.monotonic()
+        rest = _GLANCE if in_doubt else self._rest
+        if self._task is None or (self._task.done() and now >= self._ended + rest):
+            self._begun = now
             self._task = asyncio.create_task(self._try())
         left = max(0.0, self._begun + self._limit - time.monotonic())
         patience = left if self._latest is None else min(left, _GLANCE)
@@ -46,8 +52,8 @@ class Health:
             self._latest = ""
         except Exception as error:
             self._latest = f"{type(error).__name__}: {error}"
-        now = time.monotonic()
-        self._next = now + max(1.0, (now - self._begun) / _SHARE)
+        self._ended = time.monotonic()
+        self._rest = min(max(_GLANCE, (self._ended - self._begun) / _SHARE), _MAX_REST)
         return self._latest
 
 

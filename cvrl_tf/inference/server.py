@@ -92,7 +92,7 @@ class _Server:
 
     async def health(self) -> dict[str, str]:
         """Returns 200 while the server works, else 503."""
-        if fault := await self._health.fault():
+        if fault := await self._health.fault(in_doubt=self._decoders.have_given_up):
             raise HTTPException(503, fault)
         return {"status": "ok"}
 

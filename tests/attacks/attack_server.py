@@ -208,8 +208,8 @@ def kill_starting(server: Server, video: bytes) -> set[int]:
         for _ in range(20):
             found.add(server.ask(video)[0])
             time.sleep(0.1)
-        assert found <= {422, 503}
-        assert server.ask(path="/health")[0] == 503
+        assert found <= {422, 503}, found
+        wait_for(lambda: server.ask(path="/health")[0] == 503)
     finally:
         stop.set()
         killer.join()
@@ -317,7 +317,8 @@ def test_greedy_client(tally: Tally, server: Server, video: bytes, long_video: b
     with tally.attempt("8 good clients and a greedy one"):
         before, after = np.percentile(alone, 99), np.percentile(beside, 99)
         print(f"p99 {before:.3f} s of {len(alone)}, then {after:.3f} s of {len(beside)}")
-        assert after < 2 * before, f"{before:.3f} s, then {after:.3f} s"
+        most = 2 if LONG else 3  # one round is few requests
+        assert after < most * before, f"{before:.3f} s, then {after:.3f} s"
 
 
 def test_memory(tally: Tally, server: Server, video: bytes) -> None:
