@@ -60,8 +60,11 @@ class Server:
 
     def decoders(self) -> list[int]:
         """Processes that decode."""
-        lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [int(child) for path in lists for child in path.read_text().split()]
+        found: list[int] = []
+        for path in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                found += map(int, path.read_text().split())
+        return found
 
     def memory(self) -> float:
         """MiB of the server and its decoders; shared memory counts once."""
