@@ -179,6 +179,7 @@ def main() -> None:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "cvrl_tf.serve", f"--model={work / 'model'}"]
         command += [f"--port={port}", f"--max_megabytes={MAX_MEGABYTES}", "--rate=100000/second"]
+        command += ["--max_waiting=32"]  # of which one address may have half
         complaints = work / "stderr"
         with complaints.open("w") as log:
             server = subprocess.Popen([*command, "--timeout=10"], stderr=log)

@@ -2,8 +2,8 @@
 
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
-`cvrl_tf.inference.server` describes the answers. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop
-the server after the requests that it has begun.
+`cvrl_tf.inference.server` describes the answers. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the server
+after the requests that it has begun, or after --timeout.
 """
 
 import signal
@@ -21,12 +21,23 @@ _MAX_MEGABYTES = flags.DEFINE_float(
 _MAX_SECONDS = flags.DEFINE_float(
     "max_seconds", 120, "Longest accepted video, in seconds.", lower_bound=0.001
 )
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 3840 * 2160, "Most pixels of a frame of an accepted video.", lower_bound=1
+)
 _TIMEOUT = flags.DEFINE_float(
     "timeout", 30, "Seconds for an upload, and again for its decoding.", lower_bound=0.001
 )
 _RATE = flags.DEFINE_string("rate", "10/second", "Largest accepted rate of requests of one client.")
 _MAX_WAITING = flags.DEFINE_integer(
-    "max_waiting", 16, "Largest number of requests at a time.", lower_bound=1
+    "max_waiting",
+    16,
+    "Largest number of requests at a time; one client may have half of them.",
+    lower_bound=1,
+)
+_TRUSTED_PROXIES = flags.DEFINE_list(
+    "trusted_proxies",
+    [],
+    "Addresses or networks of proxies whose X-Forwarded-For names the client, such as 10.0.0.0/8.",
 )
 
 
@@ -39,7 +50,7 @@ def main(argv: list[str]) -> None:
         commands.needs(package, "serve")
     import uvicorn
 
-    from cvrl_tf.inference import server
+    from cvrl_tf.inference import connections, server
     from cvrl_tf.inference.embedder import Embedder
 
     with commands.explained():
@@ -47,13 +58,17 @@ def main(argv: list[str]) -> None:
         limits = server.Limits(
             _MAX_MEGABYTES.value,
             _MAX_SECONDS.value,
+            _MAX_PIXELS.value,
             _TIMEOUT.value,
             _RATE.value,
             _MAX_WAITING.value,
         )
         application = server.application(embedder, limits, flags.FLAGS.workers)
+        config = connections.config(
+            application, _HOST.value, _PORT.value, _TRUSTED_PROXIES.value, _TIMEOUT.value
+        )
     print(f"Serving {flags.FLAGS.model} at http://{_HOST.value}:{_PORT.value}/embed", flush=True)
-    uvicorn.run(application, host=_HOST.value, port=_PORT.value, log_level="warning")
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":

@@ -34,9 +34,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What is installed on one leg alone: that of the latest TensorFlow, or that of the extra [addons],
 # whose tests `make addons-test` runs.
 _NEEDS = {
+    "attacks/attack_server.py": "fastapi",
     "inference/test_index.py": "faiss",
     "test_addons.py": "tensorflow_addons",
     "test_documentation.py": "nbclient",
+    "inference/test_clients.py": "fastapi",
     "inference/test_server.py": "fastapi",
     "inference/test_tensorflow_serving.py": "tensorflow_serving",
 }

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from cvrl_tf.inference.embedder import Embedder
 
-_VIDEOS_A_BATCH = 4  # their views must fit into memory
+VIDEOS_A_BATCH = 4  # their views must fit into memory
+_END_TIMEOUT = 10.0  # seconds for what waits; a thread that hangs does not keep the process
 
 VideoResults = dict[str, np.ndarray]
 
@@ -40,7 +41,7 @@ class Batches:
         trace: TracebackType | None,
     ) -> None:
         self._waiting.put(None)
-        self._thread.join()
+        self._thread.join(_END_TIMEOUT)
 
     def is_alive(self) -> bool:
         """Returns whether the thread runs."""
@@ -60,7 +61,7 @@ class Batches:
         while (first := self._waiting.get()) is not None:
             batch = [first]
             with contextlib.suppress(queue.Empty):
-                while len(batch) < _VIDEOS_A_BATCH:
+                while len(batch) < VIDEOS_A_BATCH:
                     if (another := self._waiting.get_nowait()) is None:
                         self._waiting.put(None)  # to end after this batch
                         break

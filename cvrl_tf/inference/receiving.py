@@ -2,16 +2,10 @@
 
 import asyncio
 import dataclasses
-import math
-import time
 from pathlib import Path
 
-import limits as rate_limits
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
-
-# A client that does not listen could go on sending.
-_HANG_UP = {"Connection": "close"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,43 +15,18 @@ class Limits:
     Attributes:
       max_megabytes: Largest accepted upload, in MB.
       max_seconds: Longest accepted video, in seconds.
+      max_pixels: Most pixels of a frame of an accepted video.
       timeout: Seconds for an upload, and again for its decoding.
       rate: Requests of one client, such as "10/second", in the notation of the package `limits`.
-      max_waiting: Requests that are worked on at a time.
+      max_waiting: Requests that are worked on at a time; of one client, half of them.
     """
 
     max_megabytes: float
     max_seconds: float
+    max_pixels: int
     timeout: float
     rate: str
     max_waiting: int
-
-
-class RateLimiter:
-    """Counts the requests of each client."""
-
-    def __init__(self, rate: str) -> None:
-        """Args:
-          rate: Requests of one client; see `Limits`.
-
-        Raises:
-          ValueError: `rate` can't be parsed.
-        """
-        self._text = rate
-        self._rate = rate_limits.parse(rate)
-        storage = rate_limits.storage.MemoryStorage()
-        self._limiter = rate_limits.strategies.MovingWindowRateLimiter(storage)
-
-    def check(self, client: str) -> None:
-        """Counts a request.
-
-        Raises:
-          HTTPException: 429, the client has sent too many requests.
-        """
-        if not self._limiter.hit(self._rate, client):
-            seconds = self._limiter.get_window_stats(self._rate, client).reset_time - time.time()
-            retry = {"Retry-After": str(math.ceil(max(seconds, 0)))}
-            raise HTTPException(429, f"More than {self._text}.", retry)
 
 
 async def receive(request: Request, path: Path, limits: Limits) -> None:
@@ -68,6 +37,9 @@ async def receive(request: Request, path: Path, limits: Limits) -> None:
         413, it is too large.
     """
     most = limits.max_megabytes * 2**20
+    too_large = HTTPException(413, f"More than {limits.max_megabytes:g} MB.")
+    if int(request.headers.get("content-length", 0)) > most:
+        raise too_large
     size = 0
     try:
         with path.open("wb") as file:
@@ -75,12 +47,10 @@ async def receive(request: Request, path: Path, limits: Limits) -> None:
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > most:
-                        raise HTTPException(
-                            413, f"More than {limits.max_megabytes:g} MB.", _HANG_UP
-                        )
+                        raise too_large
                     file.write(chunk)
     except TimeoutError:
-        raise HTTPException(408, f"Not received in {limits.timeout:g} s.", _HANG_UP) from None
+        raise HTTPException(408, f"Not received in {limits.timeout:g} s.") from None
     except ClientDisconnect:
         raise HTTPException(400, "The client has gone.") from None
     if not size:
