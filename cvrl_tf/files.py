@@ -1,12 +1,14 @@
 """Files that are whole or not there, on a disk or, as gs:// and the like, in a bucket."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -43,6 +45,22 @@ def write_text(path: epath.Path, text: str) -> None:
         publish(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(path: os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or no object.
+    """
+    try:
+        content = json.loads(epath.Path(path).read_text())
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{os.fspath(path)!r} is damaged: {error}. Restore it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{os.fspath(path)!r} is damaged: it holds no JSON object. Restore it.")
+    return content
 
 
 @contextlib.contextmanager
