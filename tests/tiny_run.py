@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,17 @@ def ended(run: subprocess.Popen, folder: Path, seconds: float = 240) -> tuple[in
         run.wait()
         raise
     return run.returncode, log_of(folder).read_text(errors="replace")[-5000:]
+
+
+@contextlib.contextmanager
+def full_disk(run: subprocess.Popen) -> Iterator[None]:
+    """Lets no file of a process grow beyond a little: the system refuses, as on a full disk."""
+    before = resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(run.pid, resource.RLIMIT_FSIZE, before)
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:

@@ -196,28 +196,33 @@ def read_as_a_report(folder: Path) -> None:
         assert "is damaged" in str(error) and str(folder) in str(error)
 
 
+class FailingRename:
+    """Renames so many times; later ones fail."""
+
+    def __init__(self, count: int) -> None:
+        self.left, self.rename = count, Path.rename
+
+    def __call__(self, path: Path, target: Path) -> Path:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(5, "Input/output error", str(path))
+        return self.rename(path, target)
+
+
 def test_a_rename_that_fails(
     trained: Path, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in tally.attempts(short=8, long=8):
-        with tally.attempt(f"rename {number // 2}, step {number % 2 * 4}"):
+        count, step = number // 2, number % 2 * 4
+        with tally.attempt(f"rename {count}, step {step}"):
             folder = tmp_path / str(number)
             shutil.copytree(trained, folder)
             before = sorted(contents(folder).values())
-            left = number // 2
-            rename = Path.rename
-
-            def fails(path: Path, target: Path) -> Path:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    raise OSError(5, "Input/output error", str(path))
-                return rename(path, target)
-
+            failing = FailingRename(count)
             with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
-                patch.setattr(Path, "rename", fails)
-                run_folder.set_aside(folder, number % 2 * 4)
-            run_folder.set_aside(folder, number % 2 * 4)
+                patch.setattr(Path, "rename", lambda *paths: failing(*paths))  # noqa: B023
+                run_folder.set_aside(folder, step)
+            run_folder.set_aside(folder, step)
             after = sorted(contents(folder).values())
             missing = [content for content in before if content not in after]
             # The log is divided.
