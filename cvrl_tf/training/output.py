@@ -5,9 +5,9 @@ import sys
 
 
 def is_closed() -> bool:
-    """Tell whether what was printed can't be written any more."""
+    """Tell whether nothing can be printed any more; if it can, print an empty line."""
     try:
-        sys.stdout.flush()  # what could not be written is still there
+        print(flush=True)
     except OSError:
         return True
     return False

@@ -200,10 +200,9 @@ class Run:
         watchers = self._callbacks()
         try:
             if self._is_chief and not self.step:
-                # A batch of fewer begins with the same examples.
-                number = min(view_sheet.NUM_EXAMPLES, self.global_batch)
-                batch = next(iter(self._train_data.train_batches(number, self._seed)))
-                view_sheet.write(self._augmented(batch), self.model_dir)
+                view_sheet.write_first(
+                    self.model, self._train_data, self.global_batch, self._seed, self.model_dir
+                )
             if steps_of_epoch:
                 seen = callbacks.ResumedMetrics([m.get_weights() for m in self.model.metrics])
                 left = self.steps_per_epoch - steps_of_epoch
@@ -347,11 +346,6 @@ class Run:
             train=self._train_data.summary,
             test=data.summary if data is not None else None,
         )
-
-    def _augmented(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """What the model sees of a batch, float32 [B, V, T, H, W, 3]."""
-        views = self.model.augment(batch["frames"], batch["seeds"])
-        return tf.reshape(views, batch["frames"].shape)
 
 
 def _create_slots(model: keras.Model) -> None:

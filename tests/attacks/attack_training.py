@@ -55,14 +55,14 @@ def step_of(folder: Path) -> int:
     return int(checkpoints.resolve(folder).rpartition("-")[2])
 
 
-# name: (signals, exit codes, whether the step is saved at which the run ended)
-SIGNALS: dict[str, tuple[list[int], tuple[int, ...], bool]] = {
-    "TERM": ([signal.SIGTERM], (75,), True),
-    "INT": ([signal.SIGINT], (1,), True),
-    "INT twice": ([signal.SIGINT, signal.SIGINT], (1, -signal.SIGINT), False),
-    "HUP": ([signal.SIGHUP], (75,), True),
-    "PIPE": ([], (75,), True),
-    "USR1": ([signal.SIGUSR1], (75,), True),
+# name: (signals, exit codes, how many of the last logged steps may be lost)
+SIGNALS: dict[str, tuple[list[int], tuple[int, ...], int]] = {
+    "TERM": ([signal.SIGTERM], (75,), 0),
+    "INT": ([signal.SIGINT], (1,), 2),
+    "INT twice": ([signal.SIGINT, signal.SIGINT], (1, -signal.SIGINT), 3),
+    "HUP": ([signal.SIGHUP], (75,), 0),
+    "PIPE": ([], (75,), 2),
+    "USR1": ([signal.SIGUSR1], (75,), 0),
 }
 
 
@@ -74,7 +74,7 @@ def test_signals(noise_records: Path, tmp_path: Path, environment: dict, tally: 
             piped = {"stdout": subprocess.PIPE} if name == "PIPE" else {}
             running[name] = folder, start(environment, noise_records, folder, LONG_RUN, **piped)
         for name, (folder, run) in running.items():
-            numbers, codes, saved = SIGNALS[name]
+            numbers, codes, most = SIGNALS[name]
             with tally.attempt(f"{name} {repetition}"):
                 if name == "PIPE":
                     while b"Epoch 2/" not in os.read(run.stdout.fileno(), 4096):
@@ -87,9 +87,9 @@ def test_signals(noise_records: Path, tmp_path: Path, environment: dict, tally: 
                 code, text = ended(run, folder)
                 assert code in codes, (code, text)
                 assert "Traceback" not in text, text
-                step = step_of(folder)
-                last = logged(folder)[-1]
-                assert (step in (last, last - last % 4)) if saved else step >= 4, text
+                # At the end of an epoch Ctrl-C leaves its test, and so its checkpoint, undone.
+                lost = logged(folder)[-1] - step_of(folder)
+                assert 0 <= lost <= most, text
 
 
 def test_signals_before_the_first_step(
