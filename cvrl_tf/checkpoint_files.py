@@ -47,6 +47,12 @@ def newest(folder: str | Path) -> str | None:
     )
 
 
+def latest(folder: Path) -> str | None:
+    """Return the prefix of the checkpoint that the state file names; None for none."""
+    named, _ = _named(folder, expected=False)
+    return named[0] if named else None
+
+
 def _named(folder: Path, expected: bool) -> tuple[list[str], list[str]]:
     """The checkpoint that the state file names, and what is wrong with the state file."""
     path = folder / STATE_FILE
@@ -128,7 +134,7 @@ class Saver:
           The checkpoint's prefix.
         """
         prefix = str(self._folder / f"{_NAME}-{step}")
-        if self.latest() == prefix and damage(prefix) is None:
+        if latest(self._folder) == prefix and damage(prefix) is None:
             return prefix
         self._folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint.save_counter.assign_add(1)  # `tf.train.Checkpoint.restore` asks for it
@@ -147,11 +153,6 @@ class Saver:
             for part in files_of(self._folder / f"{_NAME}-{each}"):
                 part.unlink()
         return prefix
-
-    def latest(self) -> str | None:
-        """Return the prefix of the checkpoint that the state file names; None for none."""
-        named, _ = _named(self._folder, expected=False)
-        return named[0] if named else None
 
     def _steps(self) -> set[int]:
         return {step_of(path) for path in self._folder.glob(f"{_NAME}-*.index")}

@@ -94,22 +94,16 @@ class Run:
         self._saver = self._new_saver("checkpoints", checkpointing.keep)
         self._best_saver = self._new_saver("best", 1)
         self._initial: str | None = None
-        self._restored = self._newest()
-        self._restore()
+        self._restore(checkpoint_files.newest(self.model_dir / "checkpoints"))
 
-    def _newest(self) -> tuple[str, tuple] | None:
-        """The newest whole checkpoint of the run, with what tells that it was not written again."""
-        prefix = checkpoint_files.newest(self.model_dir / "checkpoints")
-        return prefix and (prefix, checkpoint_files.stamp(prefix))
-
-    def _restore(self) -> None:
+    def _restore(self, newest: str | None) -> None:
         """Load the newest whole checkpoint of the run, or what a new run begins with."""
-        if self._restored:
-            latest, _ = self._restored
-            self._saver.checkpoint.restore(latest).assert_existing_objects_matched()
+        self._restored = newest
+        if newest:
+            self._saver.checkpoint.restore(newest).assert_existing_objects_matched()
             self._progress.check(self._seed, self.steps_per_epoch)
             self._initial = run_folder.facts(self.model_dir).get("initial_checkpoint")
-            print(f"Resuming from {latest}.")
+            print(f"Resuming from {newest}.")
             return
         if self._checkpointing.initial:
             self._initial = checkpoints.initialize(self.model.encoder, self._checkpointing.initial)
@@ -183,9 +177,9 @@ class Run:
     def _restore_again(self) -> None:
         """Load the newest checkpoint if, before the folder was locked, another run wrote one."""
         try:
-            if (newest := self._newest()) != self._restored:
-                self._restored = newest
-                self._restore()
+            newest = checkpoint_files.newest(self.model_dir / "checkpoints")
+            if newest != self._restored:
+                self._restore(newest)
         except ValueError as error:
             raise failures.Stopped(str(error)) from error
 
@@ -228,10 +222,9 @@ class Run:
         if self._num_workers > 1:  # all would have to save together
             sys.exit(f"\nStopped at step {self.step}; the workers resume from the last checkpoint.")
         if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
-            latest = self._latest_saved() or "the beginning"
             sys.exit(
                 f"\nStopped at step {self.step}, at the end of an epoch, before its test was "
-                f"done. Rerun the same command to resume from {latest}."
+                f"done. Rerun the same command to resume from {self._latest_saved() or 'the start'}."
             )
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
@@ -241,7 +234,7 @@ class Run:
         sys.exit(f"\nStopped at step {self.step}; saved {saved}. Rerun the same command to resume.")
 
     def _latest_saved(self) -> str | None:
-        return tf.train.latest_checkpoint(self.model_dir / "checkpoints")
+        return checkpoint_files.latest(self.model_dir / "checkpoints")
 
     def _damage(self) -> str | None:
         """Which record of the present step, or else of the test data, can't be used, and why."""

@@ -128,9 +128,9 @@ def _cut_log(path: Path, step: int, aside: Path) -> None:
     """Move the lines later than a step, and damaged ones, to a file aside."""
     if not path.exists():
         return
-    kept, cut = [], []
-    for line in path.read_bytes().splitlines(keepends=True):
-        (kept if _is_until(line, step) else cut).append(line)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _is_until(line, step)]
+    cut = [line for line in lines if not _is_until(line, step)]
     if cut:
         aside.mkdir(parents=True)
         (aside / path.name).write_bytes(b"".join(cut))
