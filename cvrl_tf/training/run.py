@@ -223,8 +223,8 @@ class Run:
             sys.exit(f"\nStopped at step {self.step}; the workers resume from the last checkpoint.")
         if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
             sys.exit(
-                f"\nStopped at step {self.step}, at the end of an epoch, before its test was "
-                f"done. Rerun the same command to resume from {self._latest_saved() or 'the start'}."
+                f"\nStopped at step {self.step}, at the end of an epoch, before its test was done. "
+                f"Rerun the same command to resume from {self._latest_saved() or 'the start'}."
             )
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:

@@ -127,7 +127,7 @@ def test_a_disk_full_while_a_checkpoint_is_saved(
         with tally.attempt(f"limit, moment {number}"):
             folder = tmp_path / f"limited{number}"
             run = start(environment, noise_records, folder, EPOCHS)
-            wait_for_lines(folder, 5 + number, run)
+            wait_for_lines(folder, 6 + number, run)
             with full_disk(run):
                 code, text = ended(run, folder)
             assert code == 1 and "Can't write" in text and "Traceback" not in text, text
