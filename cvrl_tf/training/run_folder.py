@@ -45,9 +45,10 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
+            holder = lock.read(200).strip() or "another process"
             raise Stopped(
-                f"{str(folder)!r} is in use by {lock.read(200).strip()}: wait for it, stop it, or "
-                "choose another --model_dir."
+                f"{str(folder)!r} is in use by {holder}: wait for it, stop it, or choose another "
+                "--model_dir."
             ) from None
         except OSError as error:  # some network file systems
             logging.warning(

@@ -220,7 +220,7 @@ def test_races_of_two_runs(
             codes = sorted(ended(run, folder)[0] for run in runs)
             text = log_of(folder).read_text()
             assert codes in ([0, 0], [0, 1]) and "Traceback" not in text, text
-            assert "in use by process" in text or "are done already" in text, text
+            assert "is in use by" in text or "are done already" in text, text
             assert_same(folder, undisturbed)
             assert logged(folder) == list(range(1, 13)), text
 
