@@ -57,7 +57,9 @@ class Run:
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Return epochs and values of a metric, such as "epoch/loss" or "test/top1"."""
-        return [(line["epoch"], line[metric]) for line in self.log if metric in line]
+        return [
+            (line["epoch"], line[metric]) for line in self.log if {"epoch", metric} <= line.keys()
+        ]
 
 
 def _log_line(line: bytes) -> dict[str, Any] | None:
