@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
         _train()
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Rerun the same command to resume.")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C need not wait for the exit
 
 
 def _train() -> None:
