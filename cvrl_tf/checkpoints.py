@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from etils import epath
 
+from cvrl_tf import checkpoint_files, files
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.models.encoder import Encoder
 
@@ -22,17 +24,20 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def resolve(path: str | Path) -> str:
-    """Find the checkpoint that a path means: a prefix, or the latest of a run's folder.
+    """Find the checkpoint that a path means: a prefix, or the newest whole one of a run's folder.
 
     Raises:
       FileNotFoundError: there is none.
+      ValueError: it is damaged or, in a folder, all are.
     """
     path = Path(path)
     for folder in (path / "checkpoints", path):
-        latest = tf.train.latest_checkpoint(folder) if folder.is_dir() else None
-        if latest:
-            return latest
+        newest = checkpoint_files.newest(folder) if folder.is_dir() else None
+        if newest:
+            return newest
     if path.with_name(path.name + ".index").is_file():
+        if problem := checkpoint_files.damage(str(path)):
+            raise ValueError(f"The checkpoint {str(path)!r} can't be read: {problem}")
         return str(path)
     raise FileNotFoundError(
         f"No checkpoint at {str(path)!r}: give a run's folder, its checkpoints folder, or a "
@@ -231,7 +236,7 @@ def _read_encoder_file(path: Path) -> dict[str, Any]:
             f"No {ENCODER_FILE} in {str(path.parent)!r}, which a run writes beside its checkpoints "
             "folder; without it the architecture is unknown."
         )
-    content = json.loads(path.read_text())
+    content = files.read_json(path)
     version = content.pop("version", 1)
     if version > ENCODER_VERSION:
         raise ValueError(
@@ -268,7 +273,7 @@ def save_encoder_config(
         "sampling": dataclasses.asdict(sampling),
         **facts,
     }
-    (Path(folder) / ENCODER_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    files.write_text(epath.Path(folder) / ENCODER_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def save_as_run(encoder: Encoder, sampling: Sampling, folder: str | Path, **facts: Any) -> str:

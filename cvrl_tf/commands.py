@@ -233,7 +233,7 @@ def embedder_arguments() -> dict[str, Any]:
 
 def start(argv: list[str]) -> None:
     """Set the verbosity, and end the command if there are arguments that are no flags."""
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:  # on the command line; absl changes the value itself
         logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         sys.exit(f'Unknown arguments {argv[1:]}; parameters go into --gin_param="name=value".')

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from absl import logging
 from etils import epath
@@ -142,6 +143,22 @@ def _holder(path: Path) -> str:
         if holder := path.read_text().strip():
             return holder
     return "another process"
+
+
+def read_json(path: os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or no object.
+    """
+    try:
+        content = json.loads(epath.Path(path).read_text())
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{os.fspath(path)!r} is damaged: {error}. Restore it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{os.fspath(path)!r} is damaged: it holds no JSON object. Restore it.")
+    return content
 
 
 @contextlib.contextmanager

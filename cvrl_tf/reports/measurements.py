@@ -1,6 +1,5 @@
 """Measurements of the paper's tables, read from the files of runs and evaluations."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cvrl_tf import files
 from cvrl_tf.measures.metrics import Estimate, share
 from cvrl_tf.reports import runs
 from cvrl_tf.reports.runs import Run
@@ -110,5 +110,5 @@ def _pretraining_epochs(checkpoint: str | None) -> int | None:
     path = Path(checkpoint)
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "run.json").exists():
-            return json.loads((folder / "run.json").read_text()).get("epochs")
+            return files.read_json(folder / "run.json").get("epochs")
     return None

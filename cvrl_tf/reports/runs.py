@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cvrl_tf import files
 from cvrl_tf.measures.metrics import gain_over_baselines
 
 _NEWEST = 2  # version of run.json and of an evaluation
@@ -33,10 +34,10 @@ class Run:
 
         Raises:
           FileNotFoundError: there is none.
-          ValueError: it is of a later version.
+          ValueError: it is damaged, or of a later version.
         """
         path = Path(folder) / "run.json"
-        facts = json.loads(path.read_text())
+        facts = files.read_json(path)
         if _version(facts, path) == 1:
             kind = _kind_before_version_2(path.with_name("encoder.json"))
             facts |= {"kind": kind, "task": _TASKS[kind], "metric_names": _METRICS[kind]}
@@ -49,18 +50,30 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; empty if there is no such file yet."""
+        """The whole lines of metrics.jsonl; empty if there is no such file yet."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [values for line in lines if (values := _log_line(line))]
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Return epochs and values of a metric, such as "epoch/loss" or "test/top1"."""
-        return [(line["epoch"], line[metric]) for line in self.log if metric in line]
+        return [
+            (line["epoch"], line[metric]) for line in self.log if {"epoch", metric} <= line.keys()
+        ]
+
+
+def _log_line(line: bytes) -> dict[str, Any] | None:
+    """Read a line of a log; None for what a killed process or a full disk left of one."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _kind_before_version_2(encoder: Path) -> str:
     """Tell the kind of a run by its encoder.json; empty if that is missing or does not tell."""
-    facts = json.loads(encoder.read_text()) if encoder.exists() else {}
+    facts = files.read_json(encoder) if encoder.exists() else {}
     if "head" in facts:
         return "pretrain"
     return "classify" if "labels" in facts else ""
@@ -73,9 +86,12 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
       Its content, or None if it is another kind of JSON file.
 
     Raises:
-      ValueError: it is of a later version.
+      ValueError: it is damaged, or of a later version.
     """
-    content = json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}. Restore or remove it.") from error
     if not isinstance(content, dict) or "encoders" not in content:
         return None
     if _version(content, path) == 1:
@@ -98,7 +114,7 @@ def _version(content: dict[str, Any], path: Path) -> int:
 
 
 def find(paths: Iterable[str | Path], pattern: str) -> list[Path]:
-    """List the files of that name at or below the paths, each once.
+    """List the files of that name at or below the paths, each once; not what runs set aside.
 
     Raises:
       FileNotFoundError: a path does not exist.
@@ -108,5 +124,6 @@ def find(paths: Iterable[str | Path], pattern: str) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"No run at {str(path)!r}.")
         inside = sorted(path.rglob(pattern)) if path.is_dir() else [path]
+        inside = [each for each in inside if "aside" not in each.relative_to(path).parts]
         found.update({each.resolve(): each for each in inside if each.match(pattern)})
     return list(found.values())

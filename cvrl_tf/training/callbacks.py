@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 import signal
 import sys
@@ -14,9 +15,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.checkpoint_files import Saver
+from cvrl_tf.training import output
 from cvrl_tf.training.failures import Stopped
 
-PREEMPTED = 75  # exit code after SIGTERM; the system's EX_TEMPFAIL: rerun to resume
+PREEMPTED = os.EX_TEMPFAIL  # exit code, 75: rerun to resume
+# What schedulers send before they end a run, and a terminal that is closed.
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class _AfterSteps(keras.callbacks.Callback):
@@ -51,28 +56,28 @@ class Checkpoints(_AfterSteps):
 
     def __init__(
         self,
-        manager: tf.train.CheckpointManager,
+        saver: Saver,
         every: int,
         steps_per_epoch: int,
         best: "Best",
     ) -> None:
         """Args:
-        manager: of the run.
+        saver: of the run.
         every: steps between checkpoints.
         steps_per_epoch: of the run.
         best: how the best epoch is kept.
         """
         super().__init__()
-        self._manager, self._every, self._steps_per_epoch = manager, every, steps_per_epoch
+        self._saver, self._every, self._steps_per_epoch = saver, every, steps_per_epoch
         self._best = best
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
         if step // self._every > before // self._every and step % self._steps_per_epoch:
-            self._manager.save(step)
+            self._saver.save(step)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._best.save(self.step, logs or {})
-        self._manager.save(self.step)
+        self._saver.save(self.step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +85,13 @@ class Best:
     """The checkpoint of the best epoch.
 
     Attributes:
-      manager: of the checkpoint.
+      saver: of the checkpoint.
       metric: what to call best, as Keras logs it ("val_top1"); None for none. Less is better where
         its name ends with "loss".
       value: float32 [], its best value so far; checkpoints hold it.
     """
 
-    manager: tf.train.CheckpointManager
+    saver: Saver
     metric: str | None
     value: tf.Variable
 
@@ -97,34 +102,42 @@ class Best:
         now, best = float(logs[self.metric]), float(self.value.numpy())
         if np.isnan(best) or (now < best if self.metric.endswith("loss") else now > best):
             self.value.assign(now)
-            self.manager.save(step)
+            self.saver.save(step)
 
 
 class Preemption(_AfterSteps):
-    """After SIGTERM, saves at the end of the step and exits with a code of its own.
+    """After SIGTERM, SIGHUP or SIGUSR1, saves at the end of the step; exits with a code of its own.
 
     At the last step of an epoch that is after the epoch's test, when `Checkpoints` has saved.
+    Before the first step there is nothing to save, and the signal means what it did before.
     Several workers save and exit together, at the end of the next step, of which each of them
     hears through `StepState.stop`, whoever got the signal.
     """
 
-    def __init__(
-        self, manager: tf.train.CheckpointManager, steps_per_epoch: int, num_workers: int
-    ) -> None:
+    def __init__(self, saver: Saver, steps_per_epoch: int, num_workers: int) -> None:
         super().__init__()
-        self._manager, self._steps_per_epoch = manager, steps_per_epoch
+        self._saver, self._steps_per_epoch = saver, steps_per_epoch
         self._alone = num_workers == 1
-        self._asked = False
+        self._asked = self._stepped = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
-        self._handler = signal.signal(signal.SIGTERM, self._ask)
+        self._stepped = False
+        self._handlers = {
+            number: signal.signal(number, self._ask)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
+        }
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        signal.signal(signal.SIGTERM, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
-    def _ask(self, *_: object) -> None:
+    def _ask(self, number: int, _: object) -> None:
         self._asked = True
+        if self._alone and not self._stepped:
+            self.on_train_end()
+            signal.raise_signal(number)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self._asked:
@@ -135,8 +148,9 @@ class Preemption(_AfterSteps):
         return (self._asked and self._alone) or self.model.step_state.stop.numpy() > 0
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
+        self._stepped = True
         if step % self._steps_per_epoch and self._due:
-            self._manager.save(step)
+            self._saver.save(step)
             self._exit()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -145,7 +159,7 @@ class Preemption(_AfterSteps):
 
     def _exit(self) -> None:
         self.on_train_end()
-        print(f"\nTerminated; saved at step {self.step}. Rerun the same command to resume.")
+        output.say(f"\nTerminated; saved at step {self.step}. Rerun the same command to resume.")
         sys.exit(PREEMPTED)
 
 

@@ -1,6 +1,9 @@
 """Errors of a run that have a remedy, in words."""
 
 import contextlib
+import errno
+import os
+import re
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -11,6 +14,13 @@ _LOST = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
+)
+# What the data pipeline says of a record; see `data.pipeline`.
+_UNREADABLE = r"can't be read:\W*(record \d+ of [^\s\]]+)"
+# What TensorFlow quotes when the system refuses to write.
+_OF_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY),
 )
 
 
@@ -34,12 +44,18 @@ def explained(
       latest: checkpoint; None for none.
 
     Raises:
-      Stopped: a record is damaged, or another worker is gone.
+      Stopped: a record is damaged, another worker is gone, or a file can't be written.
     """
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
         found = damage()
+        if found is None and (unreadable := re.search(_UNREADABLE, error.message)):
+            raise Stopped(
+                f"At step {step()}, {unreadable[1]} could not be read, although it can be now. Was "
+                "the shard being written, or the disk away? Then rerun the same command to resume "
+                f"from {latest() or 'the beginning'}."
+            ) from error
         if found is None:
             raise
         raise Stopped(
@@ -58,3 +74,16 @@ def explained(
             + "\nRerun the same command on all workers to resume from "
             f"{latest() or 'the beginning'}."
         ) from error
+    except OSError as error:
+        raise _of_disk(str(error), latest()) from error
+    except tf.errors.OpError as error:
+        if not any(os.strerror(code) in error.message for code in _OF_DISK):
+            raise
+        raise _of_disk(error.message.partition("\n")[0], latest()) from error
+
+
+def _of_disk(reason: str, latest: str | None) -> Stopped:
+    return Stopped(
+        f"Can't write: {reason}\nMake room or mend the disk, then rerun the same command to resume "
+        f"from {latest or 'the beginning'}."
+    )

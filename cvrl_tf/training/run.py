@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+from etils import epath
 
-from cvrl_tf import checkpoints, distribution
+from cvrl_tf import checkpoint_files, checkpoints, distribution, files
+from cvrl_tf.checkpoint_files import Saver
 from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.tasks.task import Task
-from cvrl_tf.training import callbacks, failures, run_folder, view_sheet
+from cvrl_tf.training import callbacks, failures, output, run_folder, view_sheet
 from cvrl_tf.training.progress import Progress
 from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
@@ -24,7 +27,7 @@ class Run:
     """A training run in its folder. Building one checks everything; `fit` does the long work.
 
     The folder holds:
-      config.gin          the parameters in force (written by `cvrl_tf.train`)
+      config.gin          the parameters in force
       run.json            task, data, package versions, seed, batch, steps
       encoder.json        architecture of the encoder and its clips, for export and evaluation
       views.png           the views of the first batch
@@ -32,6 +35,7 @@ class Run:
       tensorboard/        the same, for TensorBoard, and the views of the first batch
       checkpoints/        the task's `checkpoint_roots`, optimizer with its step, progress
       best/               the checkpoint of the best epoch, if `best_metric` is given
+      aside/              what a start would have overwritten or logged again; see `run_folder`
     """
 
     def __init__(
@@ -87,20 +91,19 @@ class Run:
             _create_slots(self.model)
             self._progress = Progress(self._seed, self.steps_per_epoch)
         self._check_metric(checkpointing.best_metric)
-        self._manager = self._checkpoint_manager("checkpoints", checkpointing.keep)
-        self._best_manager = self._checkpoint_manager("best", 1)
+        self._saver = self._new_saver("checkpoints", checkpointing.keep)
+        self._best_saver = self._new_saver("best", 1)
         self._initial: str | None = None
-        self._restore()
+        self._restore(checkpoint_files.newest(self.model_dir / "checkpoints"))
 
-    def _restore(self) -> None:
-        """Load the latest checkpoint of the run, or what a new run begins with."""
-        folder = self.model_dir / "checkpoints"
-        latest = self._manager.latest_checkpoint or tf.train.latest_checkpoint(folder)
-        if latest:
-            self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
+    def _restore(self, newest: str | None) -> None:
+        """Load the newest whole checkpoint of the run, or what a new run begins with."""
+        self._restored = newest
+        if newest:
+            self._saver.checkpoint.restore(newest).assert_existing_objects_matched()
             self._progress.check(self._seed, self.steps_per_epoch)
             self._initial = run_folder.facts(self.model_dir).get("initial_checkpoint")
-            print(f"Resuming from {latest}.")
+            print(f"Resuming from {newest}.")
             return
         if self._checkpointing.initial:
             self._initial = checkpoints.initialize(self.model.encoder, self._checkpointing.initial)
@@ -138,7 +141,7 @@ class Run:
         if name is not None and name not in known:
             raise ValueError(f"best_metric={name!r}: there is only {', '.join(known)}.")
 
-    def _checkpoint_manager(self, name: str, keep: int) -> tf.train.CheckpointManager:
+    def _new_saver(self, name: str, keep: int) -> Saver:
         # All workers must take part in writing; the others' copies go where nobody looks.
         folder = self.model_dir / name if self._is_chief else tempfile.mkdtemp(prefix="cvrl_tf_")
         checkpoint = tf.train.Checkpoint(
@@ -147,67 +150,91 @@ class Run:
             progress=self._progress,
             metrics=self.model.metrics,
         )
-        return tf.train.CheckpointManager(
-            checkpoint,
-            str(folder),
-            max_to_keep=keep,
-            checkpoint_name="ckpt",
-        )
+        return Saver(checkpoint, folder, keep)
 
-    def fit(self) -> None:
+    def fit(self, config: str | None = None) -> None:
         """Train to the end, from wherever the run stands.
 
-        Ctrl-C saves (not with several workers), and so does SIGTERM at the end of the step, with
-        the exit code 75. Interrupted runs resume: rerun the same command.
+        Ctrl-C saves (not with several workers), and so do SIGTERM, SIGHUP and SIGUSR1 at the end of
+        the step, and a closed standard output, with the exit code 75. Interrupted runs resume:
+        rerun the same command.
+
+        Args:
+          config: the parameters in force, for `config.gin`.
 
         Raises:
           Stopped: the run has to stop, or another process trains in this folder.
         """
-        with run_folder.locked(self.model_dir) if self._is_chief else contextlib.nullcontext():
-            self._fit_from_here()
+        with (
+            failures.explained(
+                lambda: self.step, self._damage, self._num_workers, self._latest_saved
+            ),
+            run_folder.locked(self.model_dir) if self._is_chief else contextlib.nullcontext(),
+        ):
+            self._restore_again()
+            self._fit_from_here(config)
 
-    def _fit_from_here(self) -> None:
+    def _restore_again(self) -> None:
+        """Load the newest checkpoint if, before the folder was locked, another run wrote one."""
+        try:
+            newest = checkpoint_files.newest(self.model_dir / "checkpoints")
+            if newest != self._restored:
+                self._restore(newest)
+        except ValueError as error:
+            raise failures.Stopped(str(error)) from error
+
+    def _fit_from_here(self, config: str | None) -> None:
         done, steps_of_epoch = divmod(self.step, self.steps_per_epoch)
         if done >= self._epochs:
             print(f"All {self._epochs} epochs are done already.")
             return
         if self._is_chief:
-            run_folder.discard_after(self.model_dir, self.step)
-            self._write_facts()
+            run_folder.set_aside(self.model_dir, self.step)
+            self._write_facts(config)
         watchers = self._callbacks()
         try:
-            with failures.explained(
-                lambda: self.step, self._damage, self._num_workers, self._latest_saved
-            ):
-                if self._is_chief and not self.step:
-                    # A batch of fewer begins with the same examples.
-                    number = min(view_sheet.NUM_EXAMPLES, self.global_batch)
-                    batch = next(iter(self._train_data.train_batches(number, self._seed)))
-                    view_sheet.write(self._augmented(batch), self.model_dir)
-                if steps_of_epoch:
-                    seen = callbacks.ResumedMetrics([m.get_weights() for m in self.model.metrics])
-                    left = self.steps_per_epoch - steps_of_epoch
-                    self._fit(done, done + 1, left, [seen, *watchers])
-                    done += 1
-                self._fit(done, self._epochs, self.steps_per_epoch, watchers)
+            if self._is_chief and not self.step:
+                view_sheet.write_first(
+                    self.model, self._train_data, self.global_batch, self._seed, self.model_dir
+                )
+            if steps_of_epoch:
+                seen = callbacks.ResumedMetrics([m.get_weights() for m in self.model.metrics])
+                left = self.steps_per_epoch - steps_of_epoch
+                self._fit(done, done + 1, left, [seen, *watchers])
+                done += 1
+            self._fit(done, self._epochs, self.steps_per_epoch, watchers)
         except KeyboardInterrupt:
             self._interrupted()
+        except OSError:
+            if not output.is_closed():
+                raise
+            self._output_closed()
+
+    def _output_closed(self) -> None:
+        """Save if that can be done here, and exit as after SIGTERM."""
+        if self._num_workers == 1 and self.step % self.steps_per_epoch:
+            self._saver.save(self.step)
+        output.say("")
+        sys.exit(callbacks.PREEMPTED)
 
     def _interrupted(self) -> None:
-        """Save if that can be done here, and exit."""
+        """Save if that can be done here, and exit. Another Ctrl-C ends that, too."""
         if self._num_workers > 1:  # all would have to save together
             sys.exit(f"\nStopped at step {self.step}; the workers resume from the last checkpoint.")
         if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
-            latest = self._manager.latest_checkpoint or "the beginning"
             sys.exit(
-                f"\nStopped at step {self.step}, at the end of an epoch, before its test was "
-                f"done. Rerun the same command to resume from {latest}."
+                f"\nStopped at step {self.step}, at the end of an epoch, before its test was done. "
+                f"Rerun the same command to resume from {self._latest_saved() or 'the start'}."
             )
-        saved = self._manager.save(self.step)
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            saved = self._saver.save(self.step)
+        finally:
+            signal.signal(signal.SIGINT, before)
         sys.exit(f"\nStopped at step {self.step}; saved {saved}. Rerun the same command to resume.")
 
     def _latest_saved(self) -> str | None:
-        return tf.train.latest_checkpoint(self.model_dir / "checkpoints")
+        return checkpoint_files.latest(self.model_dir / "checkpoints")
 
     def _damage(self) -> str | None:
         """Which record of the present step, or else of the test data, can't be used, and why."""
@@ -236,17 +263,15 @@ class Run:
             )
         watchers.append(
             callbacks.Checkpoints(
-                self._manager,
+                self._saver,
                 self._checkpointing.every,
                 self.steps_per_epoch,
                 callbacks.Best(
-                    self._best_manager, self._checkpointing.best_metric, self._progress.best
+                    self._best_saver, self._checkpointing.best_metric, self._progress.best
                 ),
             )
         )
-        watchers.append(
-            callbacks.Preemption(self._manager, self.steps_per_epoch, self._num_workers)
-        )
+        watchers.append(callbacks.Preemption(self._saver, self.steps_per_epoch, self._num_workers))
         return watchers
 
     def _learning_rate(self, step: int) -> float:
@@ -289,7 +314,9 @@ class Run:
             ),
         }
 
-    def _write_facts(self) -> None:
+    def _write_facts(self, config: str | None) -> None:
+        if config is not None:
+            files.write_text(epath.Path(self.model_dir / run_folder.CONFIG_FILE), config)
         facts = self.model.export_facts
         if "classifier" in self.model.checkpoint_roots:
             facts["labels"] = self._train_data.labels
@@ -312,11 +339,6 @@ class Run:
             train=self._train_data.summary,
             test=data.summary if data is not None else None,
         )
-
-    def _augmented(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """What the model sees of a batch, float32 [B, V, T, H, W, 3]."""
-        views = self.model.augment(batch["frames"], batch["seeds"])
-        return tf.reshape(views, batch["frames"].shape)
 
 
 def _create_slots(model: keras.Model) -> None:

@@ -4,10 +4,21 @@ from pathlib import Path
 
 import tensorflow as tf
 
-NUM_EXAMPLES, _NUM_FRAMES = 8, 8
+from cvrl_tf.data.pipeline import Pipeline
+from cvrl_tf.tasks.task import Task
+
+_NUM_EXAMPLES, _NUM_FRAMES = 8, 8
 
 
-def write(views: tf.Tensor, folder: Path) -> None:
+def write_first(model: Task, data: Pipeline, global_batch: int, seed: int, folder: Path) -> None:
+    """Write what a model sees of the first batch; see `Pipeline.train_batches` for the batch."""
+    # A batch of fewer begins with the same examples.
+    batch = next(iter(data.train_batches(min(_NUM_EXAMPLES, global_batch), seed)))
+    views = model.augment(batch["frames"], batch["seeds"])
+    _write(tf.reshape(views, batch["frames"].shape), folder)
+
+
+def _write(views: tf.Tensor, folder: Path) -> None:
     """Write `views.png` into a run's folder, and the same for TensorBoard.
 
     Args:
@@ -20,7 +31,7 @@ def write(views: tf.Tensor, folder: Path) -> None:
     shape = rows.shape
     strips = tf.reshape(rows, [shape[0], shape[1] * shape[2], shape[3] * shape[4], 3])
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(0):
-        tf.summary.image("views of the first batch", strips, max_outputs=NUM_EXAMPLES)
+        tf.summary.image("views of the first batch", strips, max_outputs=_NUM_EXAMPLES)
     sheet = tf.reshape(strips, [-1, *strips.shape[2:]])
     png = tf.io.encode_png(tf.image.convert_image_dtype(sheet, tf.uint8, saturate=True))
     (folder / "views.png").write_bytes(png.numpy())

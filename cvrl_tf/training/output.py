@@ -1,0 +1,22 @@
+"""Standard output that may be gone: a pipe whose reader has ended, a terminal that is closed."""
+
+import os
+import sys
+
+
+def is_closed() -> bool:
+    """Tell whether nothing can be printed any more; if it can, print an empty line."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def say(text: str) -> None:
+    """Print a line; where nobody can read it, print nothing any more."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # Or the interpreter fails at its end, with an exit code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
