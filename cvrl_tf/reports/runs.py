@@ -33,10 +33,12 @@ class Run:
 
         Raises:
           FileNotFoundError: there is none.
-          ValueError: it is of a later version.
+          ValueError: it is damaged, or of a later version.
         """
         path = Path(folder) / "run.json"
-        facts = json.loads(path.read_text())
+        facts = _parsed(path)
+        if not isinstance(facts, dict):
+            raise ValueError(f"{str(path)!r} is no {path.name} of a run: leave it out.")
         if _version(facts, path) == 1:
             kind = _kind_before_version_2(path.with_name("encoder.json"))
             facts |= {"kind": kind, "task": _TASKS[kind], "metric_names": _METRICS[kind]}
@@ -49,9 +51,16 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; empty if there is no such file yet."""
+        """The whole lines of metrics.jsonl; empty if there is no such file yet.
+
+        Raises:
+          ValueError: it is damaged.
+        """
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        # A run may be about to write the last one.
+        found = [_parsed(path, line) for line in lines if line.endswith(b"\n")]
+        return [line for line in found if isinstance(line, dict)]
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Return epochs and values of a metric, such as "epoch/loss" or "test/top1"."""
@@ -60,7 +69,7 @@ class Run:
 
 def _kind_before_version_2(encoder: Path) -> str:
     """Tell the kind of a run by its encoder.json; empty if that is missing or does not tell."""
-    facts = json.loads(encoder.read_text()) if encoder.exists() else {}
+    facts = _parsed(encoder) if encoder.exists() else {}
     if "head" in facts:
         return "pretrain"
     return "classify" if "labels" in facts else ""
@@ -73,9 +82,9 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
       Its content, or None if it is another kind of JSON file.
 
     Raises:
-      ValueError: it is of a later version.
+      ValueError: it is damaged, or of a later version.
     """
-    content = json.loads(path.read_text())
+    content = _parsed(path)
     if not isinstance(content, dict) or "encoders" not in content:
         return None
     if _version(content, path) == 1:
@@ -86,6 +95,16 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         }
         content["gain_over_baselines"] = gain_over_baselines(content["encoders"])
     return content
+
+
+def _parsed(path: Path, text: bytes | None = None) -> Any:
+    """What JSON says, of a file or of a part of it; errors name the file."""
+    try:
+        return json.loads(path.read_bytes() if text is None else text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged: {error}. Leave it out of the report, or write it again."
+        ) from error
 
 
 def _version(content: dict[str, Any], path: Path) -> int:

@@ -7,6 +7,7 @@ labels, from the name of the split. `measurements` reads them from the files of 
 
 import csv
 import dataclasses
+import html
 import io
 from collections import defaultdict
 from collections.abc import Sequence
@@ -253,7 +254,10 @@ def _markdown_runs(runs: Sequence[Measurement]) -> str:
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+    def escaped(text: str) -> str:
+        return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+    lines = [heads, ["---"] * len(heads), *(map(escaped, row) for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
