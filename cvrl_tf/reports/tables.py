@@ -257,7 +257,8 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def escaped(text: str) -> str:
         return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
-    lines = [heads, ["---"] * len(heads), *(map(escaped, row) for row in rows)]
+    rows = [[escaped(text) for text in row] for row in (heads, *rows)]
+    lines = [rows[0], ["---"] * len(heads), *rows[1:]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
