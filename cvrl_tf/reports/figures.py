@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cvrl_tf.measures.metrics import Estimate
-from cvrl_tf.reports.tables import Cell
+from cvrl_tf.reports.tables import Cell, share_of
 
 matplotlib.use("Agg")  # needs no screen
 matplotlib.rcParams["text.parse_math"] = False  # a name is a name, whatever dollars it holds
@@ -92,10 +92,8 @@ def by_label_fraction(rows: dict[str, dict[str, Cell]], data: str) -> Figure:
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
-    columns = [c for c in next(iter(rows.values())) if c.startswith(f"{data} ")]
-    shares = {
-        column: float(column.removeprefix(f"{data} ").removesuffix(" %")) for column in columns
-    }
+    split = {column: share_of(column) for column in next(iter(rows.values()))}
+    shares = {column: part[1] for column, part in split.items() if part and part[0] == data}
     for number, (name, of) in enumerate(rows.items()):
         paper = [(x, of[c].paper) for c, x in shares.items() if of[c].paper is not None]
         ours = [(x, *found) for c, x in shares.items() if (found := of[c].measured)]

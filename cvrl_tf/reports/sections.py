@@ -29,7 +29,8 @@ def of_table(number: str, measured: Sequence[tables.Measurement]) -> Section:
     body = [[row, *map(str, of.values())] for row, of in rows.items()]
     blocks: list[Block] = [Table(["", *columns], body)]
     if number == "3":
-        for data in dict.fromkeys(column.split()[0] for column in drawn if "%" in column):
+        shares = [share for column in drawn if (share := tables.share_of(column))]
+        for data in dict.fromkeys(data for data, _ in shares):
             caption = f"Accuracy by share of the labels: {data}"
             blocks.append(Picture.of_figure(caption, figures.by_label_fraction(rows, data)))
     else:

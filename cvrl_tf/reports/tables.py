@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import html
 import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -189,8 +190,13 @@ def place(cell: str) -> tuple[str, str]:
 
 def _by_share(column: str) -> tuple[str, float]:
     """Return the sort key of a column, such as "mine 10 %"."""
-    data, _, share = column.removesuffix(" %").rpartition(" ")
-    return (data, float(share)) if column.endswith(" %") else (column, 0.0)
+    return share_of(column) or (column, 0.0)
+
+
+def share_of(column: str) -> tuple[str, float] | None:
+    """Split a column, such as "mine 10 %", into data set and percent; None if it names no share."""
+    found = re.fullmatch(r"(.*) (\d+(?:\.\d+)?) %", column, re.DOTALL)
+    return (found[1], float(found[2])) if found else None
 
 
 def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]:
