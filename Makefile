@@ -6,35 +6,52 @@ BIN := .venv/bin
 # Tests run in parallel. Each process needs about 3 GB.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
-.PHONY: help setup test test-slow attack test-pages docs check format demo tables addons-test clean
+.PHONY: help setup test test-slow attack test-pages docs check format lock sbom demo tables addons-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # No bytecode is compiled in advance: most modules are never used.
-# $(call install,environment,extras,constraints,first minor version,last minor version,in words)
+# Of the locks, every file must have the hash that stands there; then the project, of no index at all.
+# $(call install,environment,lock,first minor version,last minor version,in words)
 define install
 	@for python in $(PYTHON); do \
-	  "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, $4) <= sys.version_info[:2] <= (3, $5))' \
+	  "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, $3) <= sys.version_info[:2] <= (3, $4))' \
 	    2>/dev/null && break; \
 	  python=; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "$1 needs Python $6 with venv (Debian: python3-venv). None of these has it: $(PYTHON)." >&2; \
-	  echo "Install it, or pass its path: make PYTHON=/path/to/python3.$4" >&2; \
+	  echo "$1 needs Python $5 with venv (Debian: python3-venv). None of these has it: $(PYTHON)." >&2; \
+	  echo "Install it, or pass its path: make PYTHON=/path/to/python3.$3" >&2; \
 	  exit 1; \
 	fi; \
 	echo "Installing into $1 with $$python: some minutes, 3 GB."; \
-	"$$python" -m venv $1 && $1/bin/python -m pip install -qq --no-compile -c $3 -e '.[$2]' && touch $1/installed
+	"$$python" -m venv $1 && \
+	$1/bin/python -m pip install -qq --no-compile --require-hashes -r $2 && \
+	$1/bin/python -m pip install -qq --no-compile --no-deps --no-build-isolation -e . && touch $1/installed
 endef
 
-.venv/installed: setup.py setup.cfg pyproject.toml constraints.txt
-	$(call install,.venv,test$(comma)dev$(comma)docs$(comma)search$(comma)serve$(comma)beam,constraints.txt,11,13,3.11-3.13)
+.venv/installed: setup.py setup.cfg pyproject.toml requirements/dev.lock
+	$(call install,.venv,requirements/dev.lock,11,13,3.11-3.13)
 
-.venv-addons/installed: setup.py setup.cfg pyproject.toml constraints-addons.txt
-	$(call install,.venv-addons,addons$(comma)test,constraints-addons.txt,11,11,3.11)
+.venv-addons/installed: setup.py setup.cfg pyproject.toml requirements/addons.lock
+	$(call install,.venv-addons,requirements/addons.lock,11,11,3.11)
 
-comma := ,
+.venv-lock/bin/uv:
+	$(firstword $(PYTHON)) -m venv .venv-lock && .venv-lock/bin/python -m pip install -qq uv==0.13.9
+
+# No header, no index: what made a lock, and from where, says nothing about what is in it.
+LOCK := .venv-lock/bin/uv pip compile --quiet --no-python-downloads --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url setup.cfg
+EVERYWHERE := --universal --python-version 3.11.5 -c constraints.txt
+
+lock: .venv-lock/bin/uv ## write requirements/*.lock, after a change in setup.cfg or the constraints
+	$(LOCK) $(EVERYWHERE) --extra search --extra serve -o requirements/runtime.lock
+	$(LOCK) $(EVERYWHERE) --extra search --extra serve --extra gpu -o requirements/gpu.lock
+	$(LOCK) $(EVERYWHERE) --extra test --extra dev --extra docs --extra search --extra serve \
+	  --extra beam -o requirements/dev.lock
+	$(LOCK) --python-version 3.11 --python-platform linux -c constraints-addons.txt \
+	  --extra addons --extra test -o requirements/addons.lock
 
 setup: .venv/installed ## create .venv with all dependencies; other targets run this first
 
@@ -65,6 +82,10 @@ format: setup ## format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+sbom: setup ## write build/sbom.json, the software bill of materials of .venv (CycloneDX)
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file build/sbom.json .venv
+
 demo: setup ## run all steps on synthetic videos; results in runs/demo
 	$(BIN)/python tools/demo.py --output=runs/demo
 
@@ -92,5 +113,5 @@ addons-test: .venv-addons/installed ## test with TensorFlow 2.15 and TensorFlow 
 	.venv-addons/bin/pytest $(PARALLEL) -m "addons and not slow"
 
 clean: ## remove environments and caches, but keep runs/
-	rm -rf .venv .venv-addons .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
+	rm -rf .venv .venv-addons .venv-lock .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

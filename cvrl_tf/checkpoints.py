@@ -1,11 +1,11 @@
 """Checkpoints: where a run resumes, and encoders for another. Every restore says what matched."""
 
+import contextlib
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import tensorflow as tf
 import tf_keras as keras
 from etils import epath
 
-from cvrl_tf import checkpoint_files, files
+from cvrl_tf import checkpoint_files, encoder_json, files
 from cvrl_tf.data.sampling import Sampling
+from cvrl_tf.encoder_json import ENCODER_FILE, ENCODER_VERSION
 from cvrl_tf.models.encoder import Encoder
+from cvrl_tf.models.heads import Head
+from cvrl_tf.models.rebuilding import rebuild
 
-ENCODER_FILE, ENCODER_VERSION = "encoder.json", 2
 EXPORT_FILE = "assets.extra/cvrl_tf.json"  # in an export; TensorFlow looks for nothing there
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -146,7 +148,7 @@ class SavedRun:
           ValueError: `encoder.json` is of another version and can't be read.
         """
         prefix = resolve(path)
-        content = _read_encoder_file(encoder_file(prefix))
+        content = encoder_json.read(encoder_file(prefix))
         return cls(prefix, content.pop("encoder"), content.pop("sampling"), content)
 
     @property
@@ -154,17 +156,25 @@ class SavedRun:
         """The run's folder."""
         return Path(self.prefix).parent.parent
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Name the file in which an error is."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"In {str(encoder_file(self.prefix))!r}, {error}") from error
+
     def new_encoder(self, **options: Any) -> Encoder:
         """Rebuild the encoder, randomly initialized.
 
         Args:
           options: of `Encoder.options`; those of the run are not taken over.
+
+        Raises:
+          ValueError: `encoder.json` describes no encoder that is here; see `rebuilding`.
         """
-        importlib.import_module(self.encoder_config["module"])  # which registers the class
-        kind = keras.saving.get_registered_object(self.encoder_config["registered_name"])
-        config = self.encoder_config["config"]
-        kept = {name: value for name, value in config.items() if name not in kind.options}
-        encoder = kind.from_config(kept | options)
+        with self._explained():
+            encoder = rebuild(self.encoder_config, Encoder, **options)  # type: ignore[type-abstract]
         encoder.build()
         return encoder
 
@@ -179,10 +189,15 @@ class SavedRun:
         return encoder
 
     def load_head(self, feature_dim: int) -> keras.Model | None:
-        """Rebuild the head that gives embeddings, with its weights; None if there is none."""
+        """Rebuild the head that gives embeddings, with its weights; None if there is none.
+
+        Raises:
+          ValueError: the weights do not fit, or `encoder.json` describes no head that is here.
+        """
         if "head" not in self.facts:
             return None
-        head = keras.saving.deserialize_keras_object(self.facts["head"])
+        with self._explained():
+            head = rebuild(self.facts["head"], Head)
         head.build((None, feature_dim))
         initialize(head, self.prefix, "head")
         return head
@@ -227,33 +242,6 @@ class SavedRun:
 def encoder_file(prefix: str) -> Path:
     """Return the path at which a run says what its encoder is; it need not exist."""
     return Path(prefix).parent.parent / ENCODER_FILE
-
-
-def _read_encoder_file(path: Path) -> dict[str, Any]:
-    """The content of `encoder.json` in the present version."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No {ENCODER_FILE} in {str(path.parent)!r}, which a run writes beside its checkpoints "
-            "folder; without it the architecture is unknown."
-        )
-    content = files.read_json(path)
-    version = content.pop("version", 1)
-    if version > ENCODER_VERSION:
-        raise ValueError(
-            f"{str(path)!r} is of version {version}; this cvrl_tf reads up to {ENCODER_VERSION}: "
-            "install a newer one."
-        )
-    if version == ENCODER_VERSION:
-        return {**content, "sampling": Sampling.of(content["sampling"])}
-    num_frames, size, *_ = content.pop("input_shape")
-    names = ("stride", "fps", "short_side", "record_fps")
-    if unknown := [name for name in names if name not in content]:
-        raise ValueError(
-            f"{str(path)!r} is of an earlier version and lacks {', '.join(unknown)}: write them "
-            "into it; docs/formats.md says what they are."
-        )
-    known = {name: content.pop(name) for name in names}
-    return {**content, "sampling": Sampling(num_frames=num_frames, size=size, **known)}
 
 
 def save_encoder_config(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -194,6 +195,28 @@ def _resolve_checkpoint() -> None:
     if isinstance(path, str):
         with gin.unlock_config():
             gin.bind_parameter("CHECKPOINT/gin.macro.value", checkpoints.resolve(path))
+
+
+def define_module_flag() -> None:
+    """Define the flag that `import_modules` reads."""
+    flags.DEFINE_multi_string(
+        "module", [], "Module of yours with the run's encoder or head, such as mine.encoders."
+    )
+
+
+def import_modules() -> None:
+    """Import the modules that the flag names, which register their classes.
+
+    Raises:
+      ValueError: there is no such module.
+    """
+    for name in flags.FLAGS.module:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"--module={name}: {error}. Run from the folder that has it, or set PYTHONPATH."
+            ) from error
 
 
 def define_embedder_flags() -> None:

@@ -21,7 +21,6 @@ _SIZE = flags.DEFINE_integer(
     lower_bound=1,
 )
 
-
 _NUM_FRAMES = flags.DEFINE_integer(
     "num_frames", None, "Frames of a clip of a record; by default as in training.", lower_bound=1
 )
@@ -29,6 +28,7 @@ _NUM_CLIPS = flags.DEFINE_integer(
     "num_clips", 10, "Number of clips of a record, evenly spaced over it.", lower_bound=1
 )
 _NUM_CROPS = flags.DEFINE_enum("num_crops", "3", ["1", "3"], "Number of crops of each clip.")
+commands.define_module_flag()
 
 
 def main(argv: list[str]) -> None:
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     from cvrl_tf.inference import saved_model
 
     with commands.explained():
+        commands.import_modules()
         saved_model.export_encoder(
             _CHECKPOINT.value,
             _OUTPUT.value,

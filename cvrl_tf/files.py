@@ -154,7 +154,7 @@ def read_json(path: os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         content = json.loads(epath.Path(path).read_text())
-    except ValueError as error:  # no JSON, or no text
+    except (ValueError, RecursionError) as error:  # no JSON, or no text
         raise ValueError(f"{os.fspath(path)!r} is damaged: {error}. Restore it.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{os.fspath(path)!r} is damaged: it holds no JSON object. Restore it.")

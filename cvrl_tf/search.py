@@ -1,4 +1,4 @@
-"""Finds similar videos: `python -m cvrl_tf.search --index=features.parquet QUERY.mp4 --top=10`.
+"""Finds similar videos: `python -m cvrl_tf.search --model=encoder --index=features.parquet QUERY`.
 
 The index is a file of `cvrl_tf.embed`. The query is embedded by the same model, and clips are
 compared with the mean of its clips' features. Of each video in the index the most similar clip is
@@ -14,9 +14,7 @@ from cvrl_tf import commands
 
 _INDEX = flags.DEFINE_string("index", None, "File that cvrl_tf.embed wrote.", required=True)
 _TOP = flags.DEFINE_integer("top", 10, "Number of videos to find.", lower_bound=1)
-_MODEL = flags.DEFINE_string(
-    "model", None, "Folder of the model; by default the one that the index names."
-)
+_MODEL = flags.DEFINE_string("model", None, "Folder of the model that the index is of.")
 _OUTPUT = flags.DEFINE_string("output", "search.html", "Page to write.")
 
 
@@ -37,7 +35,9 @@ def main(argv: list[str]) -> None:
     with commands.explained():
         query, found = find_similar(queries[0], _INDEX.value, _TOP.value, _MODEL.value)
         for each in found:
-            print(f"{each.cosine:6.3f}  {each.start:8.2f} to {each.end:8.2f} s  {each.video}")
+            # A name may hold what a terminal obeys.
+            name = each.video if each.video.isprintable() else ascii(each.video)
+            print(f"{each.cosine:6.3f}  {each.start:8.2f} to {each.end:8.2f} s  {name}")
         Path(_OUTPUT.value).write_text(search_page(query, found), encoding="utf-8")
     print(f"Wrote {_OUTPUT.value}.", file=sys.stderr)
 

@@ -2,8 +2,8 @@
 
     curl --data-binary @video.mp4 http://127.0.0.1:8080/embed
 
-`cvrl_tf.inference.server` describes the answers. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the server
-after the requests that it has begun, or after --timeout.
+`cvrl_tf.inference.server` describes the answers. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the
+server after the requests that it has begun, or after --timeout.
 """
 
 import signal

@@ -41,7 +41,7 @@ def _read(source: Path) -> "ImageNetwork":
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: it is of another network.
+      ValueError: it is damaged, or of another network.
     """
     import tensorflow as tf
 
@@ -49,9 +49,14 @@ def _read(source: Path) -> "ImageNetwork":
     from cvrl_tf.models import inflation
 
     if source.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        return inflation.from_torch(load_file(source))
+        try:
+            tensors = load_file(source)
+        except SafetensorError as error:
+            raise ValueError(f"{str(source)!r} is damaged: {error}. Download it again.") from error
+        return inflation.from_torch(tensors)
     prefix = checkpoints.resolve(source)
     if checkpoints.encoder_file(prefix).exists():
         return inflation.from_encoder(checkpoints.load_encoder(source))

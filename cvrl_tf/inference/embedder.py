@@ -7,7 +7,6 @@ features are those that an evaluation on records of the same videos has.
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import queue
@@ -15,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -66,28 +66,17 @@ class Embedder:
           keep_truncated: whether to take what decodes of a truncated video.
 
         Raises:
-          FileNotFoundError: there is no such model.
+          FileNotFoundError, ValueError: see `facts_of`.
         """
-        path = Path(model) / checkpoints.EXPORT_FILE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"No {checkpoints.EXPORT_FILE} in {str(model)!r}: give what cvrl_tf.export wrote."
-            )
-        about = json.loads(path.read_text())
-        self.classes = about["classes"]
+        about = facts_of(model, num_clips, num_crops)
+        self.classes = about.pop("classes")
+        self.facts = about
         self.views = about["views"]
-        self.views["num_clips"] = num_clips or self.views["num_clips"]
-        self.views["num_crops"] = num_crops or self.views["num_crops"]
         self.frames = FrameOptions(
             self.views["short_side"],
             fps=self.views["record_fps"],
             keep_truncated=keep_truncated,
         )
-        self.facts = {
-            "model": os.path.abspath(model),
-            "fingerprint": about["fingerprint"],
-            "views": self.views,
-        }
         self._batch = batch
         self._loaded = tf.saved_model.load(str(model))  # keeps the variables
         self._signature = self._loaded.signatures["clips"]
@@ -161,6 +150,41 @@ class Embedder:
         frames = np.stack([begin, np.minimum(begin + reach, outcome.num_frames)], axis=1)
         edges = np.append(times.astype(float), times[-1] + (1 / rate if rate else math.nan))
         return np.interp(frames, np.arange(len(edges)), edges)
+
+
+def facts_of(
+    model: str | Path, num_clips: int | None = None, num_crops: int | None = None
+) -> dict[str, Any]:
+    """Read what an export says of itself. It is not loaded, which would run its code.
+
+    Args:
+      model, num_clips, num_crops: as of `Embedder`.
+
+    Returns:
+      model, its path; fingerprint; views, how they come about; classes, names or None.
+
+    Raises:
+      FileNotFoundError: there is no such model.
+      ValueError: what it says of itself is damaged.
+    """
+    path = Path(model) / checkpoints.EXPORT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {checkpoints.EXPORT_FILE} in {str(model)!r}: give what cvrl_tf.export wrote."
+        )
+    about = files.read_json(path)
+    try:
+        views = about["views"]
+        views["num_clips"] = num_clips or views["num_clips"]
+        views["num_crops"] = num_crops or views["num_crops"]
+        return {
+            "model": os.path.abspath(model),
+            "fingerprint": about["fingerprint"],
+            "views": views,
+            "classes": about["classes"],
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged, {error!r}: export the model again.") from error
 
 
 def averaged(name: str, rows: np.ndarray, count: int) -> np.ndarray:

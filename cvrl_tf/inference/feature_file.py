@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,9 @@ from cvrl_tf import files
 
 FORMATS = (".parquet", ".npz")
 _ROWS_A_GROUP = 16384  # of 2,048 numbers 128 MB
+_DAMAGE: tuple[type[Exception], ...]  # what NumPy, PyArrow and JSON raise of a damaged file
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, TypeError, ValueError)
+_DAMAGE += (AttributeError, NotImplementedError, RecursionError)
 _PLACE = ["video", "start", "end"]  # columns that say where a clip is
 
 
@@ -52,7 +56,7 @@ class ClipFeatures:
 
         Args:
           path: of the file.
-          with_results: or, of a .parquet file, without them, which saves most of the memory.
+          with_results: or without them, which saves most of the memory.
 
         Raises:
           FileNotFoundError: it is not there.
@@ -60,23 +64,19 @@ class ClipFeatures:
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"No file {str(path)!r}: make it with cvrl_tf.embed.")
-        foreign = ValueError(f"{str(path)!r} is not what cvrl_tf.embed writes.")
-        if Path(path).suffix == ".npz":
-            try:
-                with np.load(path) as stored:
-                    columns = dict(stored)
-            except (zipfile.BadZipFile, ValueError):
-                raise foreign from None
-            facts = json.loads(str(columns.pop("facts", "null")))
-        else:
-            from pyarrow import parquet
-
-            table = parquet.read_table(path, columns=None if with_results else _PLACE)
-            facts = json.loads((table.schema.metadata or {}).get(b"cvrl_tf", b"null"))
-            columns = {name: to_numpy(table[name].combine_chunks()) for name in table.column_names}
-        if facts is None:
-            raise foreign
-        videos, starts, ends = (columns.pop(name) for name in _PLACE)
+        try:
+            read = _read_npz if Path(path).suffix == ".npz" else _read_parquet
+            columns, facts = read(path, with_results)
+            videos, starts, ends = (columns.pop(name) for name in _PLACE)
+            if any(len(column) != len(videos) for column in (starts, ends, *columns.values())):
+                raise ValueError("columns of different lengths")
+            if missing := {"model", "fingerprint", "views"} - facts.keys():
+                raise KeyError(*missing)
+            facts = {**facts, "views": dict(facts["views"])}
+        except _DAMAGE as error:
+            raise ValueError(
+                f"{str(path)!r} is not what cvrl_tf.embed writes, or damaged: {error!r}."
+            ) from error
         return cls(videos.astype(str), starts, ends, columns, facts)
 
     @classmethod
@@ -147,6 +147,23 @@ def _write_parquet(parts: Iterable[ClipFeatures], file: BinaryIO, facts: dict[st
                 schema = table.schema.with_metadata({"cvrl_tf": json.dumps(facts)})
                 writer = stack.enter_context(parquet.ParquetWriter(file, schema))
             writer.write_table(table.cast(writer.schema), row_group_size=_ROWS_A_GROUP)
+
+
+def _read_npz(path: str | Path, with_results: bool) -> tuple[dict[str, np.ndarray], Any]:
+    """Columns and facts; without results or with them."""
+    with np.load(path, allow_pickle=False) as stored:
+        names = stored.files if with_results else [*_PLACE, "facts"]
+        columns = {name: stored[name] for name in names}
+    return columns, json.loads(str(columns.pop("facts")))
+
+
+def _read_parquet(path: str | Path, with_results: bool) -> tuple[dict[str, np.ndarray], Any]:
+    """As `_read_npz`."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, columns=None if with_results else _PLACE)
+    columns = {name: to_numpy(table[name].combine_chunks()) for name in table.column_names}
+    return columns, json.loads(table.schema.metadata[b"cvrl_tf"])
 
 
 def to_numpy(column: Any) -> np.ndarray:

@@ -35,6 +35,11 @@ class Index:
             self._faiss = _faiss_index(self.path)
         else:
             self.clips = ClipFeatures.load(path)
+            feature = self.clips.results.get("feature")
+            if feature is None or feature.ndim != 2:
+                raise ValueError(
+                    f"{str(path)!r} has no column of features: embed the videos again."
+                )
 
     def nearest(self, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the clips most similar to features.

@@ -22,8 +22,10 @@ on, the views that are taken of a record, the classes.
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -165,7 +167,7 @@ def export_encoder(
     Raises:
       FileNotFoundError: no checkpoint there.
       FileExistsError: `output` exists.
-      ValueError: the run is of an earlier version.
+      ValueError: the run is of an earlier version, or its encoder or weights are not finite.
     """
     output = Path(output)
     if output.exists():
@@ -174,6 +176,9 @@ def export_encoder(
     encoder = run.load_encoder()
     head = run.load_head(encoder.feature_dim)
     classifier = run.load_classifier(encoder.feature_dim)
+    parts = {"encoder": encoder, "head": head, "classifier": classifier}
+    layers = {name: layer for name, layer in parts.items() if layer is not None}
+    _check_weights(layers, run.prefix)
     sampling = dataclasses.replace(
         run.sampling,
         size=size or run.sampling.size,
@@ -188,6 +193,7 @@ def export_encoder(
         classifier,
         run.facts.get("normalize_features", False),
     )
+    _check_results(module, sampling, run.prefix)
     signatures = {
         "serving_default": module.clips,
         "clips": module.clips,
@@ -195,7 +201,6 @@ def export_encoder(
         "records": module.records,
     }
     gin, about = run.folder / "config.gin", run.folder / "run.json"
-    layers = [layer for layer in (encoder, head, classifier) if layer is not None]
     metadata = {
         "version": EXPORT_VERSION,
         "feature": "of the encoder, not normalized",
@@ -203,7 +208,7 @@ def export_encoder(
         "views": {**dataclasses.asdict(sampling), "num_clips": num_clips, "num_crops": num_crops},
         "trained_on": dataclasses.asdict(run.sampling),
         "encoder": run.encoder_config,
-        "fingerprint": checkpoints.fingerprint(*layers),
+        "fingerprint": checkpoints.fingerprint(*layers.values()),
         "checkpoint": run.prefix,
         "run": json.loads(about.read_text()) if about.is_file() else None,
         "gin": gin.read_text() if gin.is_file() else None,
@@ -216,3 +221,30 @@ def export_encoder(
     path.parent.mkdir()
     path.write_text(json.dumps(metadata, indent=2) + "\n")
     aside.rename(output)
+
+
+_ANOTHER = (
+    "Export another checkpoint, such as one that its run saved before: --checkpoint=RUN/best."
+)
+
+
+def _check_weights(layers: Mapping[str, keras.layers.Layer], prefix: str) -> None:
+    """Raise a ValueError that names the weights of a checkpoint that are not finite."""
+    broken = [
+        key.removesuffix(checkpoints.VALUE)
+        for name, layer in layers.items()
+        for key, weight in checkpoints.keys_of(layer, name).items()
+        if not np.all(np.isfinite(weight.numpy()))
+    ]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise ValueError(f"Not finite in {prefix!r}: {', '.join(broken[:3])}{more}. {_ANOTHER}")
+
+
+def _check_results(module: ExportedEncoder, sampling: Sampling, prefix: str) -> None:
+    """Raise a ValueError if a model of finite weights has results of noise that are not finite."""
+    shape = (1, sampling.num_frames, sampling.size, sampling.size, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for name, rows in module.clips(noise).items():
+        if not np.all(np.isfinite(rows)):
+            raise ValueError(f"The {name} by {prefix!r} of a clip is not finite. {_ANOTHER}")

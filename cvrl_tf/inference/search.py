@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.embedder import Embedder, embed_videos, facts_of
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.inference.index import Found, Index
 
@@ -24,7 +24,7 @@ class Query:
 
 
 def find_similar(
-    query: str, index: str | Path, count: int, model: str | Path | None = None
+    query: str, index: str | Path, count: int, model: str | Path | None
 ) -> tuple[Query, list[Found]]:
     """Find the videos most similar to a video.
 
@@ -34,14 +34,15 @@ def find_similar(
       query: path of a video.
       index: file that `cvrl_tf.embed` wrote.
       count: number of videos to find.
-      model: export to embed the query with, if the one that the index names is elsewhere.
+      model: export to embed the query with. None is an error that tells which one the index is of:
+        to load a model is to run its code, and an index may be a stranger's.
 
     Returns:
       The query, and of each video its most similar clip, the most similar videos first.
 
     Raises:
       FileNotFoundError: there is no such video, index or model.
-      ValueError: the model, or its views, are not those of the index.
+      ValueError: no model, or it or its views are not those of the index.
     """
     if not Path(query).is_file():
         raise FileNotFoundError(f"No video {query!r}.")
@@ -58,11 +59,16 @@ def find_similar(
 
 def _embedder_of(index: Index, model: str | Path | None) -> Embedder:
     facts = index.clips.facts
-    sizes = {name: facts["views"][name] for name in ("num_clips", "num_crops")}
-    embedder = Embedder(model or facts["model"], **sizes)
-    if any(embedder.facts[name] != facts[name] for name in ("fingerprint", "views")):
+    if model is None:
         raise ValueError(
-            f"{embedder.facts['model']!r} is not the model that {str(index.path)!r} is of, or "
-            "takes other views: say where that model is with --model, or embed the videos again."
+            f"Say by which model to embed the query: {str(index.path)!r} is of {facts['model']!r}. "
+            f"A model runs code, so none is loaded that you don't name: --model={facts['model']}"
         )
-    return embedder
+    sizes = {name: facts["views"].get(name) for name in ("num_clips", "num_crops")}
+    about = facts_of(model, **sizes)
+    if any(about[name] != facts[name] for name in ("fingerprint", "views")):
+        raise ValueError(
+            f"{about['model']!r} is not the model that {str(index.path)!r} is of, or takes other "
+            f"views; that was {facts['model']!r}. Give it by --model, or embed the videos again."
+        )
+    return Embedder(model, **sizes)

@@ -1,17 +1,18 @@
 """The contract of all encoders: clips to feature maps, and to features."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.models import convolution
+from cvrl_tf.models.rebuilding import Rebuildable
 
 INPUT_SHAPE = (None, None, None, None, 3)  # any number of clips, frames, and any size
 
 
-class Encoder(keras.Model, abc.ABC):
+class Encoder(Rebuildable, abc.ABC):
     """Base class of encoders.
 
     A subclass sets `feature_dim`, keeps the arguments of its constructor in `_config`, and says its
@@ -21,13 +22,9 @@ class Encoder(keras.Model, abc.ABC):
 
     Attributes:
       feature_dim: D.
-      options: names of the constructor's arguments that change no number, such as what is
-        recomputed to save memory.
     """
 
     feature_dim: int
-    options: ClassVar[frozenset[str]] = frozenset()
-    _config: dict[str, Any]
 
     @property
     @abc.abstractmethod
@@ -66,10 +63,3 @@ class Encoder(keras.Model, abc.ABC):
     def build(self, input_shape: Any = INPUT_SHAPE) -> None:
         with convolution.no_gradients():
             super().build(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Encoder":
-        return cls(**config)

@@ -4,10 +4,15 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.models.normalization import BatchNorm
+from cvrl_tf.models.rebuilding import Rebuildable
+
+
+class Head(Rebuildable):
+    """Base class of heads that an export takes along: features [B, D] to embeddings [B, E]."""
 
 
 @keras.saving.register_keras_serializable("cvrl_tf")
-class ProjectionHead(keras.Model):
+class ProjectionHead(Head):
     """MLP: features [B, D] to embeddings [B, `output_dim`]; thrown away after pretraining."""
 
     def __init__(self, hidden_dim: int = 2048, num_hidden: int = 3, output_dim: int = 128) -> None:
@@ -32,6 +37,3 @@ class ProjectionHead(keras.Model):
         for dense, norm in zip(self.hidden, self.norms, strict=True):
             x = tf.nn.relu(norm(dense(x), training=training))
         return tf.cast(self.output_layer(x), tf.float32)
-
-    def get_config(self) -> dict[str, int]:
-        return dict(self._config)

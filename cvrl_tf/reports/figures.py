@@ -8,12 +8,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cvrl_tf.measures.metrics import Estimate
-from cvrl_tf.reports.tables import Cell
+from cvrl_tf.reports.tables import Cell, share_of
 
 matplotlib.use("Agg")  # needs no screen
+matplotlib.rcParams["text.parse_math"] = False  # a name is a name, whatever dollars it holds
 
 _OURS, _PAPER = "#2c6fbb", "#b0b8c1"
 _CLASSES_NAMED = 30  # more don't fit beside a picture
+_LONGEST_NAME = 60  # characters, beside a picture
+
+
+def shown(name: str) -> str:
+    """Make a name of a run, row or class such that Matplotlib can draw it."""
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
+    return (
+        text
+        if len(text) <= _LONGEST_NAME
+        else f"{text[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 def curves(runs: dict[str, list[tuple[int, float]]], title: str) -> Figure:
@@ -21,8 +33,10 @@ def curves(runs: dict[str, list[tuple[int, float]]], title: str) -> Figure:
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, points in runs.items():
-        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
-    axes.set(xlabel="epoch", title=title)
+        axes.plot(
+            *zip(*points, strict=True), label=shown(name), marker="." if len(points) < 30 else None
+        )
+    axes.set(xlabel="epoch", title=shown(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -42,7 +56,7 @@ def accuracy_bars(accuracies: dict[str, Estimate], chance: float) -> Figure:
         )
     axes.axvline(100 * chance, color="black", linestyle="--", linewidth=1)
     axes.set(yticks=range(len(accuracies)), xlim=(0, 108), xlabel="top-1, % (dashed: chance)")
-    axes.set_yticklabels(list(accuracies))
+    axes.set_yticklabels([shown(name) for name in accuracies])
     axes.invert_yaxis()
     return figure
 
@@ -60,9 +74,9 @@ def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
             value, low, high = cell.measured
             error = [[value - low], [high - value]]
             axes.barh(number + aside, value, 0.38, xerr=error, color=_OURS, capsize=3)
-    axes.set(yticks=range(len(cells)), xlim=(0, 100), title=column)
+    axes.set(yticks=range(len(cells)), xlim=(0, 100), title=shown(column))
     axes.set_xlabel("top-1, % (blue: measured; gray: the paper's)")
-    axes.set_yticklabels(list(cells))
+    axes.set_yticklabels([shown(name) for name in cells])
     axes.invert_yaxis()
     return figure
 
@@ -78,10 +92,8 @@ def by_label_fraction(rows: dict[str, dict[str, Cell]], data: str) -> Figure:
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
-    columns = [c for c in next(iter(rows.values())) if c.startswith(f"{data} ")]
-    shares = {
-        column: float(column.removeprefix(f"{data} ").removesuffix(" %")) for column in columns
-    }
+    split = {column: share_of(column) for column in next(iter(rows.values()))}
+    shares = {column: part[1] for column, part in split.items() if part and part[0] == data}
     for number, (name, of) in enumerate(rows.items()):
         paper = [(x, of[c].paper) for c, x in shares.items() if of[c].paper is not None]
         ours = [(x, *found) for c, x in shares.items() if (found := of[c].measured)]
@@ -90,9 +102,14 @@ def by_label_fraction(rows: dict[str, dict[str, Cell]], data: str) -> Figure:
         if ours:
             x, value, low, high = np.array(ours).T
             axes.errorbar(
-                x, value, [value - low, high - value], label=name, color=f"C{number}", marker="o"
+                x,
+                value,
+                [value - low, high - value],
+                label=shown(name),
+                color=f"C{number}",
+                marker="o",
             )
-    axes.set(xscale="log", xlabel="share of the labels, %", ylabel="top-1, %", title=data)
+    axes.set(xscale="log", xlabel="share of the labels, %", ylabel="top-1, %", title=shown(data))
     axes.set_xticks(sorted(shares.values()))
     axes.get_xaxis().set_major_formatter("{x:g}")
     axes.minorticks_off()
@@ -116,9 +133,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class's videos")
     axes.set(xlabel="predicted", ylabel="class")
     if len(classes) <= _CLASSES_NAMED:
-        ticks = range(len(classes))
-        axes.set_xticks(ticks, classes, rotation=90, fontsize=7)
-        axes.set_yticks(ticks, classes, fontsize=7)
+        ticks, names = range(len(classes)), [shown(name) for name in classes]
+        axes.set_xticks(ticks, names, rotation=90, fontsize=7)
+        axes.set_yticks(ticks, names, fontsize=7)
     return figure
 
 
@@ -142,7 +159,7 @@ def tsne(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], seed:
     for number, label in enumerate(np.unique(labels)):
         x, y = places[labels == label].T
         if number < colors.N:
-            axes.scatter(x, y, s=12, color=colors(number), label=classes[label])
+            axes.scatter(x, y, s=12, color=colors(number), label=shown(classes[label]))
         else:
             axes.scatter(x, y, s=12, color="lightgrey")
     axes.set(xticks=[], yticks=[])

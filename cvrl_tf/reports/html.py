@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import jinja2
 from matplotlib.figure import Figure
+from PIL import Image
 
 _DPI = 110
 
@@ -41,36 +42,68 @@ class Picture:
 
     Attributes:
       caption: text below it.
-      content: of its file; None if it was not found.
-      format: such as "png".
+      content: of its file; None if there is none to show.
       role: "query", "same" or "other", which colors its frame; empty for none.
+      problem: what stands in place of a picture.
     """
 
     kind: ClassVar[str] = "picture"
     caption: str
     content: bytes | None
-    format: str
     role: str = ""
+    problem: str = "not found"
 
     @classmethod
     def of_figure(cls, caption: str, figure: Figure) -> "Picture":
         """Draw a figure of Matplotlib."""
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=_DPI)
-        return cls(caption, file.getvalue(), "png")
+        return cls(caption, file.getvalue())
 
     @classmethod
-    def of_file(cls, caption: str, path: str | Path, role: str = "") -> "Picture":
-        """Read a file whose suffix says its format."""
-        path = Path(path)
-        content = path.read_bytes() if path.exists() else None
-        return cls(caption, content, path.suffix[1:], role)
+    def of_file(cls, caption: str, path: str | Path, folder: Path, role: str = "") -> "Picture":
+        """Read a file of a run.
+
+        Args:
+          caption: text below it.
+          path: of the file, perhaps as another file names it.
+          folder: of the run. What lies elsewhere is not shown, wherever links lead.
+          role: see the class.
+        """
+        if not is_below(path, folder):
+            return cls(caption, None, role, f"not in {folder}")
+        if not Path(path).is_file():
+            return cls(caption, None, role)
+        content = Path(path).read_bytes()
+        if _mime_type(content) is None:
+            return cls(caption, None, role, f"not of {', '.join(_FORMATS)}")
+        return cls(caption, content, role)
 
     @property
     def source(self) -> str:
         """The picture as a data URL."""
         assert self.content is not None
-        return f"data:image/{self.format};base64,{base64.b64encode(self.content).decode()}"
+        return f"data:{_mime_type(self.content)};base64,{base64.b64encode(self.content).decode()}"
+
+
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+
+
+def _mime_type(content: bytes) -> str | None:
+    """What a picture is by its content, such as "image/png"; None if it is none of `_FORMATS`."""
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            return picture.get_format_mimetype()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def is_below(path: str | Path, folder: Path) -> bool:
+    """Tell whether a path is below a folder once all links are followed."""
+    try:
+        return Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a zero in it, a loop of links
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +133,7 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """Render a page."""
+    """Render a page, in UTF-8. Nothing in it runs, whatever the texts hold."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cvrl_tf.reports"),
         autoescape=True,
@@ -108,4 +141,6 @@ def page(title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("page.html").render(title=title, sections=sections)
+    text = environment.get_template("page.html").render(title=title, sections=sections)
+    # Names of files and classes may hold bytes that are no UTF-8, which Python keeps as surrogates.
+    return text.encode("utf-8", "replace").decode()

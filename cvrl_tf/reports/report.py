@@ -38,9 +38,13 @@ def write_report(paths: Iterable[str | Path], output: Path, note: str = "") -> i
         page.append(sections.of_training([runs.Run.read(folder) for folder in folders]))
     page += [section for section in shown if section.collapsed]
     output.mkdir(parents=True, exist_ok=True)
-    (output / "tables.md").write_text(tables.markdown(measured))
-    (output / "tables.csv").write_text(tables.comma_separated(measured))
-    (output / "report.html").write_text(html.page(_TITLE, page), encoding="utf-8")
+    texts = {
+        "tables.md": tables.markdown(measured),
+        "tables.csv": tables.comma_separated(measured),
+        "report.html": html.page(_TITLE, page),
+    }
+    for name, text in texts.items():
+        (output / name).write_text(text, encoding="utf-8", errors="replace")
     return len(measured)
 
 

@@ -66,7 +66,7 @@ def _log_line(line: bytes) -> dict[str, Any] | None:
     """Read a line of a log; None for what a killed process or a full disk left of one."""
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 
@@ -90,7 +90,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     """
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}. Restore or remove it.") from error
     if not isinstance(content, dict) or "encoders" not in content:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cvrl_tf.measures.metrics import Estimate
-from cvrl_tf.reports import figures, tables
+from cvrl_tf.reports import figures, html, tables
 from cvrl_tf.reports.html import Block, Gallery, Paragraph, Picture, Section, Table
 from cvrl_tf.reports.runs import Run
 
@@ -29,7 +29,8 @@ def of_table(number: str, measured: Sequence[tables.Measurement]) -> Section:
     body = [[row, *map(str, of.values())] for row, of in rows.items()]
     blocks: list[Block] = [Table(["", *columns], body)]
     if number == "3":
-        for data in dict.fromkeys(column.split()[0] for column in drawn if "%" in column):
+        shares = [share for column in drawn if (share := tables.share_of(column))]
+        for data in dict.fromkeys(data for data, _ in shares):
             caption = f"Accuracy by share of the labels: {data}"
             blocks.append(Picture.of_figure(caption, figures.by_label_fraction(rows, data)))
     else:
@@ -62,7 +63,7 @@ def of_evaluation(path: Path, content: dict[str, Any]) -> Section:
         Picture.of_figure("Confusion matrix", confusion),
     ]
     features = Path(content["test_features"])
-    if features.exists():
+    if html.is_below(features, path.parent) and features.exists():
         with np.load(features) as stored:
             videos, labels = stored["views"].mean(axis=1), stored["labels"]
         figure = figures.tsne(videos[:_TSNE_VIDEOS], labels[:_TSNE_VIDEOS], classes)
@@ -74,7 +75,7 @@ def of_evaluation(path: Path, content: dict[str, Any]) -> Section:
                 "to it follow, with their cosine similarity. A red frame marks another class."
             )
         )
-        blocks += map(_nearest, content["gallery"])
+        blocks += [_nearest(query, path.parent) for query in content["gallery"]]
     return Section(f"Frozen features: {path}", blocks)
 
 
@@ -88,13 +89,13 @@ def _summary(content: dict[str, Any]) -> str:
     )
 
 
-def _nearest(query: dict[str, Any]) -> Gallery:
-    """Show an entry of `gallery.nearest_videos`."""
-    pictures = [Picture.of_file(query["class"], query["picture"], "query")]
+def _nearest(query: dict[str, Any], folder: Path) -> Gallery:
+    """Show an entry of `gallery.nearest_videos`, whose pictures are in a folder."""
+    pictures = [Picture.of_file(query["class"], query["picture"], folder, "query")]
     for near in query["nearest"]:
         role = "same" if near["class"] == query["class"] else "other"
         caption = f"{near['class']}, {near['cosine']:.2f}"
-        pictures.append(Picture.of_file(caption, near["picture"], role))
+        pictures.append(Picture.of_file(caption, near["picture"], folder, role))
     return Gallery(pictures)
 
 
@@ -111,7 +112,7 @@ def of_training(trained: Sequence[Run]) -> Section:
                     curves.setdefault(title, {})[str(run.folder)] = points
         picture = run.folder / "views.png"
         if run.facts["kind"] == "pretrain" and picture.exists():
-            views.append(Picture.of_file(f"Views of {run.folder}", picture))
+            views.append(Picture.of_file(f"Views of {run.folder}", picture, run.folder))
     text = (
         "A low loss does not by itself mean good features: tasks differ in how hard they are. "
         "Compare methods by the tables."

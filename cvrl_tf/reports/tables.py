@@ -7,7 +7,9 @@ labels, from the name of the split. `measurements` reads them from the files of 
 
 import csv
 import dataclasses
+import html
 import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -188,8 +190,13 @@ def place(cell: str) -> tuple[str, str]:
 
 def _by_share(column: str) -> tuple[str, float]:
     """Return the sort key of a column, such as "mine 10 %"."""
-    data, _, share = column.removesuffix(" %").rpartition(" ")
-    return (data, float(share)) if column.endswith(" %") else (column, 0.0)
+    return share_of(column) or (column, 0.0)
+
+
+def share_of(column: str) -> tuple[str, float] | None:
+    """Split a column, such as "mine 10 %", into data set and percent; None if it names no share."""
+    found = re.fullmatch(r"(.*) (\d+(?:\.\d+)?) %", column, re.DOTALL)
+    return (found[1], float(found[2])) if found else None
 
 
 def cells(table: str, runs: Sequence[Measurement]) -> dict[str, dict[str, Cell]]:
@@ -253,7 +260,11 @@ def _markdown_runs(runs: Sequence[Measurement]) -> str:
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+    def escaped(text: str) -> str:
+        return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+    rows = [[escaped(text) for text in row] for row in (heads, *rows)]
+    lines = [rows[0], ["---"] * len(heads), *rows[1:]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

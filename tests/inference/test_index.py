@@ -1,7 +1,9 @@
 """Search by features: exact, and through the index on the disk; its page."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from cvrl_tf.inference import index
 from cvrl_tf.inference.embedder import Embedder
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.inference.index import Index
+from cvrl_tf.inference.search import find_similar
 from cvrl_tf.measures import neighbors
 
 
@@ -108,7 +111,11 @@ def test_what_is_no_index(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     (tmp_path / "text.npz").write_text("text")
     parquet.write_table(pa.table({"a": [1, 2]}), tmp_path / "other.parquet")
-    for name in ("other.npz", "text.npz", "other.parquet"):
+    facts = {"model": "m", "fingerprint": "f", "views": 3}
+    place = {"video": ["a"], "start": [0.0], "end": [1.0], "feature": [[1.0]]}
+    np.savez(tmp_path / "facts.npz", **place, facts=json.dumps(facts))
+    np.savez(tmp_path / "pickle.npz", **place, facts=np.array([None]), allow_pickle=True)
+    for name in ("other.npz", "text.npz", "other.parquet", "facts.npz", "pickle.npz"):
         with pytest.raises(ValueError, match="is not what cvrl_tf.embed writes"):
             Index(tmp_path / name)
 
@@ -132,9 +139,8 @@ def test_search_command(
     assert done.returncode == 0, done.stderr
     (tmp_path / "videos" / "<5>.mp4").unlink()  # from the index it is found all the same
     query = tmp_path / "videos" / "<3>.mp4"
-    done = run(
-        child_environment, "search", f"--index={features}", query, "--top=20", f"--output={page}"
-    )
+    flags = f"--model={exported_model}", f"--index={features}", "--top=20", f"--output={page}"
+    done = run(child_environment, "search", *flags, query)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     clips = ClipFeatures.load(features)
@@ -149,6 +155,24 @@ def test_search_command(
     html = page.read_text()
     assert html.count("data:image/webp") == 6 and "&lt;3&gt;.mp4" in html and "<3>" not in html
     assert len(re.findall(r"&lt;5&gt;\.mp4, [\d.]+ s: not found", html)) == 1
+
+
+def test_no_model_is_loaded_that_is_not_named(tmp_path: Path) -> None:
+    video = write_noise_video(tmp_path / "a.mp4", 20, 0)
+    clips_of(random_features(5, 64), ["a"] * 5).save(tmp_path / "features.npz")
+    with pytest.raises(ValueError, match=r"is of 'gone'.*--model=gone"):
+        find_similar(str(video), tmp_path / "features.npz", 3, None)
+    with pytest.raises(FileNotFoundError, match="give what cvrl_tf.export wrote"):
+        find_similar(str(video), tmp_path / "features.npz", 3, tmp_path)
+
+
+def test_no_model_is_loaded_before_it_is_compared(exported_model: Path, tmp_path: Path) -> None:
+    """The model has no graph at all, and the error is of its fingerprint."""
+    video = write_noise_video(tmp_path / "a.mp4", 20, 0)
+    clips_of(random_features(5, 64), ["a"] * 5).save(tmp_path / "features.npz")
+    shutil.copytree(exported_model / "assets.extra", tmp_path / "model" / "assets.extra")
+    with pytest.raises(ValueError, match="is not the model that"):
+        find_similar(str(video), tmp_path / "features.npz", 3, tmp_path / "model")
 
 
 @pytest.mark.parametrize("other", ["fingerprint", "size"])

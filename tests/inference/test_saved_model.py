@@ -415,3 +415,47 @@ def test_command_with_a_wrong_path(tmp_path: Path, child_environment: dict[str, 
     assert f"FileNotFoundError: No checkpoint at {str(wrong)!r}: give a run's folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, run: Path, tmp_path: Path) -> None:
+    encoder = checkpoints.load_encoder(run)
+    norm = encoder.blocks[1].convs[0].norm
+    norm.gamma.assign(tf.tensor_scatter_nd_update(norm.gamma, [[2]], [value]))
+    prefix = checkpoints.save_as_run(encoder, sampling(FRAMES, SIZE), tmp_path / "run")
+    with pytest.raises(ValueError, match="encoder/blocks/1/convs/0/norm/gamma") as refused:
+        export_encoder(tmp_path / "run", tmp_path / "model", 2, 1)
+    assert prefix in str(refused.value) and not (tmp_path / "model").exists()
+
+
+def test_features_that_are_not_finite_are_refused(run: Path, tmp_path: Path) -> None:
+    """All weights are finite, and a variance is less than zero."""
+    encoder = checkpoints.load_encoder(run)
+    variance = encoder.stem.norm.moving_variance
+    variance.assign(-tf.ones_like(variance))
+    checkpoints.save_as_run(encoder, sampling(FRAMES, SIZE), tmp_path / "run")
+    with pytest.raises(ValueError, match="The feature by .* of a clip is not finite"):
+        export_encoder(tmp_path / "run", tmp_path / "model", 2, 1)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_encoder_of_a_module_that_the_user_names(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import tf_keras as keras\nfrom cvrl_tf.models.resnet3d import ResNet3D\n"
+        "@keras.saving.register_keras_serializable('mine')\nclass Mine(ResNet3D):\n    pass\n"
+    )
+    encoder = ResNet3D(10, 0.125)
+    encoder.build()
+    checkpoints.save_as_run(encoder, sampling(FRAMES, SIZE), tmp_path / "run")
+    file = tmp_path / "run" / "encoder.json"
+    text = file.read_text().replace("cvrl_tf>ResNet3D", "mine>Mine")
+    file.write_text(text.replace("cvrl_tf.models.resnet3d", "mine"))
+    command = [sys.executable, "-m", "cvrl_tf.export", "--checkpoint=run", "--output=model"]
+    for flags, status in ([], 1), (["--module=mne"], 1), (["--module=mine"], 0):
+        done = subprocess.run(
+            [*command, *flags], cwd=tmp_path, env=child_environment, capture_output=True, text=True
+        )
+        assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+        assert (tmp_path / "model").exists() == (status == 0)

@@ -3,6 +3,10 @@
 Needs Chromium (Debian: chromium); `make test-pages`.
 """
 
+import base64
+import hashlib
+import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +17,10 @@ from conftest import ROOT, write_noise_video
 from test_report import results  # noqa: F401 (a fixture)
 
 from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.index import Found
+from cvrl_tf.inference.search import Query
+from cvrl_tf.reports import report
+from cvrl_tf.reports.search_page import search_page
 
 pytestmark = pytest.mark.browser
 
@@ -29,10 +37,27 @@ addEventListener("load", () => {
 </script>"""
 
 
-def seen(page: Path, folder: Path) -> tuple[str, list[str]]:
-    """Title of a page that has looked at itself, and what stands on its console."""
+POLICY = "default-src 'none'"
+
+
+def seen(page: Path, folder: Path, protected: bool = True) -> tuple[str, list[str]]:
+    """Title of a page that has looked at itself, and what stands on its console.
+
+    Args:
+      page: of HTML.
+      folder: for the browser's profile.
+      protected: keep the page's policy, by which only the script that looks may run. What else
+        would run then stands on the console.
+    """
+    script = LOOK.removeprefix("<script>").removesuffix("</script>").encode()
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    text = page.read_text()
+    if protected:
+        text = text.replace(POLICY, f"{POLICY}; script-src 'sha256-{digest}'", 1)
+    else:
+        text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", text, count=1)
     copy = folder / "copy.html"
-    copy.write_text(page.read_text() + LOOK)
+    copy.write_text(text + LOOK)
     command = [
         *CHROMIUM.split(),
         f"--user-data-dir={folder / 'profile'}",
@@ -55,6 +80,65 @@ def test_what_is_broken_is_seen(tmp_path: Path) -> None:
     assert title == "1 pictures, 1 broken, wide" and len(console) == 2
 
 
+LIVE = "console.error('ran')"
+HOSTILE = [
+    f'x" onerror="{LIVE}',
+    f"<img src=x onerror={LIVE}>",
+    f"<script>{LIVE}</script>",
+    f"</style></title><svg onload={LIVE}>",
+    f"javascript:{LIVE}",
+    f"<iframe srcdoc='<script>{LIVE}</script>'>",
+    f"<meta http-equiv=refresh content='0;url=javascript:{LIVE}'>",
+    "$x$ \udcff",
+]
+
+
+def test_what_is_live_is_seen(tmp_path: Path) -> None:
+    """Or nothing would follow from what is not."""
+    page = tmp_path / "page.html"
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    page.write_text(f"{policy}<title>x</title>{HOSTILE[1]}{HOSTILE[2]}")
+    _, console = seen(page, tmp_path)
+    assert len(console) >= 2 and not any("ran" in line.split(", source")[0] for line in console)
+    _, console = seen(page, tmp_path, protected=False)
+    assert sum("ran" in line for line in console) == 2
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_nothing_live_in_a_report(results: Path, tmp_path: Path, protected: bool) -> None:  # noqa: F811
+    """Names of classes, data, tasks and pictures; the policy has nothing to stop."""
+    picture = (results / "pictures" / "query.webp").read_bytes()
+    content = json.loads((results / "probe.json").read_text())
+    content["classes"] = [HOSTILE[0], HOSTILE[-1]]
+    content["gallery"] = []
+    for number, hostile in enumerate(HOSTILE):
+        name = hostile.replace("/", "").encode("utf-8", "surrogateescape")
+        path = os.path.join(os.fsencode(results), b"%d.%b" % (number, name))
+        Path(os.fsdecode(path)).write_bytes(picture)
+        entry = {"picture": os.fsdecode(path), "class": hostile, "cosine": 0.5}
+        content["gallery"].append({**entry, "nearest": [entry]})
+    (results / "probe.json").write_text(json.dumps(content))
+    for number, run in enumerate(sorted(results.glob("run*"))):
+        facts = json.loads((run / "run.json").read_text())
+        facts |= {"task": HOSTILE[number], "train": {**facts["train"], "data": HOSTILE[1 + number]}}
+        (run / "run.json").write_text(json.dumps(facts))
+    report.write_report([results], tmp_path / "out", HOSTILE[2])
+    title, console = seen(tmp_path / "out" / "report.html", tmp_path, protected)
+    pictures, _, rest = title.partition(" pictures, ")
+    assert int(pictures) >= 2 * len(HOSTILE) and rest == "0 broken, fits" and console == []
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_nothing_live_in_a_search(tmp_path: Path, protected: bool) -> None:
+    video = write_noise_video(tmp_path / "a.mp4", 30, 0)
+    videos = [video.rename(tmp_path / HOSTILE[0]), *(tmp_path / name for name in HOSTILE[1:])]
+    found = [Found(str(each), 0.0, 1.0, 0.5) for each in videos]
+    page = tmp_path / "found.html"
+    page.write_text(search_page(Query(HOSTILE[1], 0.0, 1.0), found))
+    title, console = seen(page, tmp_path, protected)
+    assert title == "1 pictures, 0 broken, fits" and console == []
+
+
 def test_report(results: Path, tmp_path: Path) -> None:  # noqa: F811
     command = [sys.executable, "-m", "cvrl_tf.report", results, f"--output={tmp_path / 'out'}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -69,6 +153,7 @@ def test_search_page(exported_model: Path, tmp_path: Path, child_environment: di
     embed_videos(embedder, list(map(str, videos)), tmp_path / "features.npz", workers=1)
     page = tmp_path / "found.html"
     flags = f"--index={tmp_path / 'features.npz'}", str(videos[0]), f"--output={page}"
+    flags += (f"--model={exported_model}",)
     command = [sys.executable, "-m", "cvrl_tf.search", *flags]
     subprocess.run(command, env=child_environment, cwd=ROOT, check=True, capture_output=True)
     title, console = seen(page, tmp_path)

@@ -1,5 +1,6 @@
 """A pool of data servers on loopback gives the same batches as this machine."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "data_server.py"
 @pytest.fixture
 def servers(child_environment: dict[str, str]) -> Iterator[list[str]]:
     """Start two servers for a test, and return their addresses."""
-    command = [sys.executable, str(TOOL), "--host=localhost", "--port=0"]
+    command = [sys.executable, str(TOOL), "--port=0"]
     processes = [
         subprocess.Popen(command, env=child_environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -78,3 +79,51 @@ def test_a_taken_port_is_an_error_with_a_remedy(
     )
     assert run.returncode == 1
     assert f"can't listen on port {port}" in run.stderr and "another --port" in run.stderr
+
+
+@pytest.fixture
+def neighbor() -> Iterator[tuple[str, list[str]]]:
+    """A network of this machine and another, which is a namespace: our address in it, and the
+    beginning of a command that runs there."""
+    name, ours, theirs = f"cvrl{os.getpid()}", f"va{os.getpid()}", f"vb{os.getpid()}"
+    inside = ["ip", "netns", "exec", name]
+    steps = [
+        f"ip netns add {name}",
+        f"ip link add {ours} type veth peer name {theirs} netns {name}",
+        f"ip addr add 10.231.7.1/24 dev {ours}",
+        f"ip link set {ours} up",
+        f"{' '.join(inside)} ip addr add 10.231.7.2/24 dev {theirs}",
+        f"{' '.join(inside)} ip link set {theirs} up",
+    ]
+    try:
+        for step in steps:
+            try:
+                subprocess.run(step.split(), check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"no network namespaces here: {error}")
+        yield "10.231.7.1", inside
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["", "--open_to_network"])
+def test_other_machines_are_served_only_where_a_flag_says_so(
+    flag: str, neighbor: tuple[str, list[str]], child_environment: dict[str, str]
+) -> None:
+    address, inside = neighbor
+    command = [sys.executable, str(TOOL), "--port=0", "--host=localhost", *filter(None, [flag])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    server = subprocess.Popen(command, env=child_environment, **pipes)  # type: ignore[call-overload]
+    try:
+        port = server.stdout.readline().removeprefix("Serving on localhost:").split(".")[0]
+        reach = ["timeout", "10", "bash", "-c", f"echo > /dev/tcp/{address}/{port}"]
+        done = subprocess.run([*inside, *reach], capture_output=True, text=True)
+        assert (done.returncode == 0) == bool(flag), done.stderr
+        assert flag or "refused" in done.stderr
+        here = [*reach[:-1], f"echo > /dev/tcp/127.0.0.1/{port}"]
+        subprocess.run(here, check=True)
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=60)
+    assert ("Warning: whoever reaches this machine" in errors) == bool(flag)

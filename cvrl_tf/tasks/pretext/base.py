@@ -13,6 +13,7 @@ from cvrl_tf.augment.chain import ViewChains
 from cvrl_tf.losses.result import LossResult
 from cvrl_tf.models import encoder as encoders
 from cvrl_tf.models.encoder import Encoder
+from cvrl_tf.models.heads import Head
 from cvrl_tf.tasks.task import Batch, Task
 
 Outputs = dict[str, tf.Tensor]
@@ -48,7 +49,7 @@ class PretextTask(Task):
         """Args:
         encoder: frames [N, T, H, W, 3] to features [N, D].
         heads: models of features, by the names of their attributes and checkpoint roots. One
-          called "head" gives embeddings [N, E], and an export takes it along.
+          called "head" gives embeddings [N, E], and an export takes it along: a `Head`.
         augment: uint8 views [B, V, T, H, W, 3] to float32 frames [B * V, T, H, W, 3]; the paper's
           if None.
         weight_decay: factor of the L2 loss on all kernels; 1e-6 in the authors' code.
@@ -71,6 +72,11 @@ class PretextTask(Task):
     def export_facts(self) -> dict[str, Any]:
         if "head" not in self._head_names:
             return {}
+        if not isinstance(self.head, Head):
+            raise ValueError(
+                f"The head is a {type(self.head).__name__}, which an export could not rebuild: "
+                "derive it from cvrl_tf.models.heads.Head, or give it another name than 'head'."
+            )
         return {"head": keras.saving.serialize_keras_object(self.head)}
 
     @property
