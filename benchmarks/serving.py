@@ -33,7 +33,8 @@ import tensorflow as tf
 from cvrl_tf import checkpoints
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.inference import saved_model
-from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.embedder import Embedder
+from cvrl_tf.inference.embedding import embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.models.resnet3d import ResNet3D
 

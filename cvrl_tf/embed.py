@@ -32,7 +32,8 @@ def main(argv: list[str]) -> None:
     if output.suffix == ".parquet":
         commands.needs("pyarrow", "search")
     # Not needed for --help, and it brings TensorFlow.
-    from cvrl_tf.inference.embedder import Embedder, embed_videos, listed
+    from cvrl_tf.inference.embedder import Embedder
+    from cvrl_tf.inference.embedding import embed_videos, listed
     from cvrl_tf.preparation.shards import NotWritten
 
     with commands.explained(), commands.explained(NotWritten):

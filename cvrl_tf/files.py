@@ -140,7 +140,7 @@ def _try_lock(path: Path) -> TextIO | None:
 
 def _holder(path: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
-        if holder := path.read_text().strip():
+        if holder := path.read_text(errors="replace")[:200].strip():
             return holder
     return "another process"
 

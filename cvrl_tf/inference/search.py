@@ -4,7 +4,8 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from cvrl_tf.inference.embedder import Embedder, embed_videos, facts_of
+from cvrl_tf.inference.embedder import Embedder, facts_of
+from cvrl_tf.inference.embedding import embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.inference.index import Found, Index
 

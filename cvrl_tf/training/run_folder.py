@@ -1,10 +1,7 @@
 """A run's folder, apart from its checkpoints: who may write there, facts, and logs."""
 
 import contextlib
-import fcntl
 import json
-import os
-import socket
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -39,25 +36,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       Stopped: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", errors="replace") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read(200).strip() or "another process"
-            raise Stopped(
-                f"{str(folder)!r} is in use by {holder}: wait for it, stop it, or choose another "
-                "--model_dir."
-            ) from None
-        except OSError as error:  # some network file systems
-            logging.warning(
-                "%s can't be locked (%s). Make sure that no other run uses it.", folder, error
-            )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        yield
+    try:
+        with files.locked(folder / ".lock", "wait for it, stop it, or choose another --model_dir"):
+            yield
+    except files.InUse as error:
+        raise Stopped(str(error)) from None
 
 
 def write_facts(folder: Path, **facts: Any) -> None:

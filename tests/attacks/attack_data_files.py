@@ -23,7 +23,8 @@ from safetensors.numpy import save
 from tally import Tally
 
 from cvrl_tf import checkpoints
-from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.embedder import Embedder
+from cvrl_tf.inference.embedding import embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 
 pytestmark = pytest.mark.slow

@@ -43,13 +43,13 @@ commands.run(prepare.main)
 
 EMBEDDER = """
 import sys
-from cvrl_tf.inference import embedder
+from cvrl_tf.inference import embedder, embedding
 model, *videos = sys.argv[1:]
 model = embedder.Embedder(model)
 print("ready", flush=True)
 for line in sys.stdin:
     try:
-        embedder.embed_videos(model, videos, line.strip(), workers=1, show=False)
+        embedding.embed_videos(model, videos, line.strip(), workers=1, show=False)
         print("written", flush=True)
     except OSError as error:
         print(f"refused: {error}", flush=True)

@@ -22,8 +22,7 @@ from etils import epath
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips, pipeline, records, schema, views
 from cvrl_tf.evaluation import features
-from cvrl_tf.inference import embedder as embedding
-from cvrl_tf.inference import feature_file, saved_model
+from cvrl_tf.inference import embedding, feature_file, saved_model
 from cvrl_tf.inference.embedder import Embedder
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation import annotations, prepare

@@ -27,7 +27,8 @@ from conftest import write_noise_video
 
 from cvrl_tf.inference import connections, decoders, upload
 from cvrl_tf.inference import server as serving
-from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.embedder import Embedder
+from cvrl_tf.inference.embedding import embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation.decoding import FrameOptions, UnusableVideo
 from cvrl_tf.preparation.workers import WorkerPool

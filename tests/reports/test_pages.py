@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT, write_noise_video
 from test_report import results  # noqa: F401 (a fixture)
 
-from cvrl_tf.inference.embedder import Embedder, embed_videos
+from cvrl_tf.inference.embedder import Embedder
+from cvrl_tf.inference.embedding import embed_videos
 from cvrl_tf.inference.index import Found
 from cvrl_tf.inference.search import Query
 from cvrl_tf.reports import report

@@ -24,7 +24,7 @@ def test_a_disk_without_locks_is_said(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with run_folder.locked(tmp_path):
-        assert "can't be locked" in caplog.text and "no other run" in caplog.text
+        assert "No locks available" in caplog.text and "one command at a time" in caplog.text
 
 
 def test_lines_later_than_the_step_are_set_aside(tmp_path: Path) -> None:
