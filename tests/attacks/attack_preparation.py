@@ -267,7 +267,7 @@ def test_tasks_at_the_same_time(
             ]
             outcomes = both(runs)
             for code, words in outcomes:
-                assert code == 0 or "in use by process" in words, outcomes
+                assert code == 0 or "is in use by" in words, outcomes
             refused = sum(code != 0 for code, _ in outcomes)
             assert refused <= (number % 2 == 0), outcomes
             prepare(child_environment, videos, output)
@@ -293,7 +293,7 @@ def test_two_embed_into_one_file(
                     run.stdin.flush()
                 said = sorted(run.stdout.readline() for run in runs)
                 assert said[1] == "written\n", said
-                assert "in use by process" in said[0] or "is there already" in said[0], said
+                assert "is in use by" in said[0] or "is there already" in said[0], said
                 found = ClipFeatures.load(output)
                 assert list(found.videos) == [name for name in names for _ in range(2)]
                 left = [p.name for p in tmp_path.iterdir() if p.name.startswith(f"{number}.npz.")]
