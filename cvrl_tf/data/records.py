@@ -57,7 +57,9 @@ def located(paths: dict[str, int]) -> tf.data.Dataset:
 
 def _located_in_shard(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
     unreadable = tf.data.Dataset.from_tensors(b"").repeat()
-    records = tf.data.TFRecordDataset(path).ignore_errors().concatenate(unreadable)
+    # None if it has vanished: `ignore_errors` would try to open it for ever.
+    present = tf.io.matching_files(tf.strings.regex_replace(path, r"([*?\[\]\\])", r"\\\1"))
+    records = tf.data.TFRecordDataset(present).ignore_errors().concatenate(unreadable)
     count = tf.cast(count, tf.int64)
     return tf.data.Dataset.zip(tf.data.Dataset.range(count), records).map(
         lambda number, record: (

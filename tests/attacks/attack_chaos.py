@@ -32,7 +32,7 @@ from cvrl_tf import checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
-EPOCHS = 300 if LONG else 20
+EPOCHS = 500 if LONG else 20
 SECONDS = 20  # from one fault to the next
 
 

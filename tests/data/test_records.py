@@ -63,3 +63,15 @@ def test_views_of_a_record_without_times(tmp_path: Path) -> None:
         batch = next(iter(data.eval_batches(2)))
         np.testing.assert_array_equal(batch["weight"], [1, 1])
         np.testing.assert_allclose(batch["frames"], 128, atol=1)
+
+
+@pytest.mark.timeout(60)
+def test_a_shard_that_has_vanished_is_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "a [0-9]*" / "train-00000-of-00001"
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(b"record")
+    for expected in (b"record", b""):
+        found = list(records.located({str(path): 2}).as_numpy_iterator())
+        assert [content for _, content in found] == [expected, b""]
+        path.unlink(missing_ok=True)
