@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +79,10 @@ def picture_of_clip(video: str, start: float, end: float) -> bytes | None:
     Returns:
       The picture, or None if the video can't be read.
     """
+    # An index may name anything: pipes that never end, and names on which OpenCV crashes. Embedding
+    # takes no such videos.
+    if not (video.isprintable() and os.path.isfile(video)):
+        return None
     span = (0.0, 1.0) if math.isnan(start) else (start, end)
     frames = glimpse(video, *span, _FRAMES, _LONGEST)
     if frames is None:

@@ -1,10 +1,12 @@
 """The gallery shows the videos that the neighbors' indices mean."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import write_noise_video
 from PIL import Image
 
 from cvrl_tf.data import clips, pipeline, views
@@ -36,6 +38,14 @@ def test_one_example_is_that_of_the_whole_split(data: tuple) -> None:
             np.testing.assert_array_equal(split.views_at(position), expected[position])
         with pytest.raises(IndexError, match=f"No example {split.num_examples}"):
             split.views_at(split.num_examples)
+
+
+def test_what_is_no_video_has_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    odd = os.path.join(os.fsencode(tmp_path), b"\xff.mp4")
+    os.rename(write_noise_video(tmp_path / "a.mp4", 10, 0), odd)
+    for name in (str(tmp_path), str(tmp_path / "pipe.mp4"), os.fsdecode(odd), "x\0", "gone.mp4"):
+        assert gallery.picture_of_clip(name, 0.0, 1.0) is None
 
 
 def test_nearest_videos(data: tuple, noise_records: Path, tmp_path: Path) -> None:
