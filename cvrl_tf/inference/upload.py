@@ -28,20 +28,23 @@ def record_of(path: str, options: FrameOptions) -> bytes:
 
     Raises:
       UnusableVideo: The video can't be decoded.
-      TooLong: The video is too long, or its frames take more than 256 MiB.
+      TooLong: The video is too long, or its frames take more than 256 MiB, or it more memory than
+        a process may have.
       OSError: There is no room for its frames.
     """
     try:
         encoded = decoding.encode_video(path, options)
-    except UnusableVideo:
+        if encoded.goes_on or encoded.jpegs.num_bytes > _MAX_BYTES:
+            raise TooLong
+        context: tfrecord_writer.Context = {schema.FRAME_RATE: encoded.frame_rate}
+        if encoded.times:
+            context = {**context, schema.TIMES: encoded.times}
+        return encoded.jpegs.example(context)
+    except (UnusableVideo, TooLong):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # not the video's fault
+        if resources.is_out_of_memory(error):
+            raise TooLong from None
         raise UnusableVideo(repr(error)) from None
-    if encoded.goes_on or encoded.jpegs.num_bytes > _MAX_BYTES:
-        raise TooLong
-    context: tfrecord_writer.Context = {schema.FRAME_RATE: encoded.frame_rate}
-    if encoded.times:
-        context = {**context, schema.TIMES: encoded.times}
-    return encoded.jpegs.example(context)
