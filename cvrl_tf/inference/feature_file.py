@@ -70,9 +70,8 @@ class ClipFeatures:
             videos, starts, ends = (columns.pop(name) for name in _PLACE)
             if any(len(column) != len(videos) for column in (starts, ends, *columns.values())):
                 raise ValueError("columns of different lengths")
-            if missing := {"model", "fingerprint", "views"} - facts.keys():
-                raise KeyError(*missing)
-            facts = {**facts, "views": dict(facts["views"])}
+            if not isinstance(facts, dict):
+                raise ValueError("no facts")
         except _DAMAGE as error:
             raise ValueError(
                 f"{str(path)!r} is not what cvrl_tf.embed writes, or damaged: {error!r}."

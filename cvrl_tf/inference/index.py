@@ -41,6 +41,14 @@ class Index:
                     f"{str(path)!r} has no column of features: embed the videos again."
                 )
 
+        facts = self.clips.facts
+        known = {"model", "fingerprint"} <= facts.keys() and isinstance(facts.get("views"), dict)
+        if not known:
+            raise ValueError(
+                f"{str(path)!r} is not what cvrl_tf.embed writes: it does not say of which model "
+                "and views it is."
+            )
+
     def nearest(self, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the clips most similar to features.
 

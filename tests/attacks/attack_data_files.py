@@ -26,6 +26,7 @@ from cvrl_tf import checkpoints
 from cvrl_tf.inference.embedder import Embedder
 from cvrl_tf.inference.embedding import embed_videos
 from cvrl_tf.inference.feature_file import ClipFeatures
+from cvrl_tf.inference.index import Index
 
 pytestmark = pytest.mark.slow
 
@@ -243,7 +244,7 @@ def test_files_of_features(exported_model: Path, tmp_path: Path, tally: Tally) -
         with tally.attempt(name):
             np.savez(tmp_path / "x.npz", **{**good, **others})
             with pytest.raises(ValueError, match="is not what cvrl_tf.embed writes"):
-                ClipFeatures.load(tmp_path / "x.npz")
+                Index(tmp_path / "x.npz")
     rng = np.random.default_rng(0)
     names = ["x.npz", "x.parquet"]
     clips = ClipFeatures(*place.values(), {"feature": good["feature"]}, facts)
