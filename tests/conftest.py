@@ -27,9 +27,10 @@ from cvrl_tf.preparation import decoding
 
 ROOT = Path(__file__).parents[1]
 
-# A shell starts what runs in its background with Ctrl-C ignored, which the processes that tests
-# start and interrupt would inherit.
+# A shell starts what runs in its background with Ctrl-C ignored, and nohup with SIGHUP ignored, which
+# the processes that tests start and interrupt would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What is installed on one leg alone: that of the latest TensorFlow, or that of the extra [addons],
 # whose tests `make addons-test` runs.

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from cvrl_tf import files
 from cvrl_tf.measures.metrics import gain_over_baselines
 
@@ -50,10 +52,17 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The whole lines of metrics.jsonl; empty if there is no such file yet."""
+        """The whole lines of metrics.jsonl; empty if there is no such file yet.
+
+        A warning says how many can't be read, after a full disk, say.
+        """
         path = self.folder / "metrics.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        return [values for line in lines if (values := _log_line(line))]
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        lines = [line for line in lines if line.endswith(b"\n")]  # the last may be being written
+        found = [values for line in lines if (values := _log_line(line))]
+        if left_out := len(lines) - len(found):
+            logging.warning("%s: %d damaged lines are left out.", path, left_out)
+        return found
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Return epochs and values of a metric, such as "epoch/loss" or "test/top1"."""

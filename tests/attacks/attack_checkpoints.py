@@ -158,7 +158,7 @@ LOGS: dict[str, tuple[str, Damage]] = {
     "run.json garbage": ("run.json", GARBAGE),
     "run.json of another program": ("run.json", rewritten(lambda content: b"[]")),
     "encoder.json half": ("encoder.json", HALF),
-    "lock garbage": (".lock", GARBAGE),
+    "lock garbage": (".lock", lambda path: path.write_bytes(b"\xff\xfe{")),
     "config.gin garbage": ("config.gin", GARBAGE),
 }
 

@@ -23,7 +23,7 @@ from cvrl_tf import checkpoints
 from cvrl_tf.data import clips, pipeline, records, schema, views
 from cvrl_tf.evaluation import features
 from cvrl_tf.inference import embedding, feature_file, saved_model
-from cvrl_tf.inference.embedder import Embedder
+from cvrl_tf.inference.embedder import Embedder, averaged
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation import annotations, prepare
 from cvrl_tf.preparation.decoding import FrameOptions
@@ -348,11 +348,11 @@ def test_mistakes(
 
 def test_embeddings_stay_of_length_one() -> None:
     rows = tf.math.l2_normalize(np.random.default_rng(0).normal(size=[6, 5]), axis=1).numpy()
-    means = embedding.averaged("embedding", rows, 3)
+    means = averaged("embedding", rows, 3)
     np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1)
     wanted = rows[:3].mean(axis=0)
     np.testing.assert_allclose(means[0], wanted / np.linalg.norm(wanted))
-    np.testing.assert_allclose(embedding.averaged("feature", rows, 3)[0], wanted)
+    np.testing.assert_allclose(averaged("feature", rows, 3)[0], wanted)
 
 
 def test_parts_without_a_clip_are_left_out(tmp_path: Path) -> None:

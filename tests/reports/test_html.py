@@ -75,15 +75,16 @@ def test_columns_of_shares() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
 @pytest.mark.parametrize("content", [b"{\n", b"\xff\n", b"[" * 100_000 + b"\n"])
 def test_damage_is_a_sentence_that_names_the_file(
-    name: str, content: bytes, tmp_path: Path
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "run.json").write_text('{"version": 2}')
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name}' is damaged"):
-        runs.Run.read(tmp_path).log  # noqa: B018
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match="run.json' is damaged"):
+        runs.Run.read(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n' + content + b'{"epoch": 2}\n')
+    assert runs.Run(tmp_path, {}).log == [{"epoch": 1}, {"epoch": 2}]
+    assert "metrics.jsonl: 1 damaged lines" in caplog.text
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
