@@ -27,8 +27,8 @@ from cvrl_tf.preparation import decoding
 
 ROOT = Path(__file__).parents[1]
 
-# A shell starts what runs in its background with Ctrl-C ignored, and nohup with SIGHUP ignored, which
-# the processes that tests start and interrupt would inherit.
+# A shell starts what runs in its background with Ctrl-C ignored, and nohup with SIGHUP ignored. The
+# processes that tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
