@@ -124,8 +124,8 @@ def test_a_wrong_tensor_is_named(
 @pytest.mark.parametrize(
     ("depth", "width", "words"),
     [
-        (101, 1, "missing there: backbone/layer_with_weights-18/"),
-        (50, 2, r"shape \(5, 7, 7, 3, 64\) there, \(5, 7, 7, 3, 128\) in the model"),
+        (101, 0.25, "missing there: backbone/layer_with_weights-18/"),
+        (50, 0.5, r"shape \(5, 7, 7, 3, 64\) there, \(5, 7, 7, 3, 32\) in the model"),
         (18, 1, r"depth=18: .* only \[50, 101, 152\]"),
     ],
 )
