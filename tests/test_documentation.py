@@ -285,7 +285,7 @@ def test_the_server_and_its_client(sandbox: tuple[Path, dict], exported_model: P
         line.replace("8080", str(port))
         for block in blocks(ROOT / "docs" / "serving.md", "sh")
         for line in block.splitlines()
-        if line.startswith(("python -m cvrl_tf.serve", "curl "))
+        if line.startswith(("python -m cvrl_tf.serve --model=encoder --port", "curl "))
     )
     curl += " --silent --fail --retry 60 --retry-delay 1 --retry-connrefused"
     server = subprocess.Popen(["bash", "-c", f"exec {serve}"], cwd=folder, env=environment)

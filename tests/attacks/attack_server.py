@@ -105,7 +105,7 @@ def running(
         wait_for(lambda: process.poll() is not None or is_open(port))
         yield server
         process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait(60) == 128 + signal.SIGTERM
     finally:
         process.kill()
         process.wait()
