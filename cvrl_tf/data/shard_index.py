@@ -1,0 +1,228 @@
+"""Where each frame of a shard stands, so that a clip's frames are read and nothing else.
+
+The index of a shard is a file beside it, `SHARD.index`. It holds three tables, little-endian:
+
+  header   `_HEADER`: a mark, the bytes of the shard, the length of each table, a checksum
+  records  `RECORD`, one a record, in the order of the shard
+  ids      the ids of the records, one behind the other
+  frames   `FRAME`, one a frame, those of a record one behind the other, in presentation order
+
+The frames' table is mapped, not read: 16 bytes a frame, 1 GB for Kinetics-400. Each frame and each
+context has its CRC32C there, so what is read is checked without the rest of its record.
+"""
+
+import dataclasses
+import os
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+from etils import epath
+from google.protobuf.message import DecodeError
+
+from cvrl_tf import files
+from cvrl_tf.data import schema
+
+RECORD = np.dtype(
+    [
+        ("offset", "<u8"),  # of the record in the shard; its TFRecord header stands before it
+        ("length", "<u8"),  # bytes of the record
+        ("context", "<u8"),  # offset of its `SequenceExample.context`, with tag and length
+        ("context_length", "<u4"),
+        ("context_crc", "<u4"),
+        ("first_frame", "<u8"),  # row in the frames' table
+        ("num_frames", "<u4"),
+        ("id_length", "<u4"),
+    ]
+)
+FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])  # of the JPEG itself
+
+_HEADER = struct.Struct("<8sQQQQI4x")  # mark, shard, records, ids, frames, CRC of records and ids
+_MARK = b"CVRLIDX1"
+_HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # of a TFRecord
+_DELIMITED = 2  # wire type of bytes and messages
+
+
+class Damaged(ValueError):
+    """A shard or an index can't be read. The message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardIndex:
+    """The index of one shard.
+
+    Attributes:
+      shard_size: bytes of the shard.
+      records: of type `RECORD`.
+      ids: of the records, bytes.
+      frames: of type `FRAME`.
+    """
+
+    shard_size: int
+    records: np.ndarray
+    ids: list[bytes]
+    frames: np.ndarray
+
+    def save(self, path: epath.Path) -> None:
+        """Write the index, whole or not at all."""
+        tables = self.records.tobytes() + b"".join(self.ids)
+        header = _HEADER.pack(
+            _MARK,
+            self.shard_size,
+            len(self.records),
+            len(tables) - self.records.nbytes,
+            len(self.frames),
+            google_crc32c.value(tables),
+        )
+        with files.aside(path) as aside:
+            aside.write_bytes(header + tables + self.frames.tobytes())
+            files.publish(aside, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ShardIndex":
+        """Read an index; its frames are mapped where the file is on a local disk.
+
+        Raises:
+          Damaged: it is no index, or not whole.
+        """
+        with epath.Path(path).open("rb") as file:
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size or not header.startswith(_MARK):
+                raise Damaged(f"{os.fspath(path)!r} is no index of a shard.")
+            _, shard_size, num_records, id_bytes, num_frames, checksum = _HEADER.unpack(header)
+            tables = file.read(num_records * RECORD.itemsize + id_bytes)
+        size = _HEADER.size + len(tables) + num_frames * FRAME.itemsize
+        whole = epath.Path(path).stat().length == size and google_crc32c.value(tables) == checksum
+        if not whole:
+            raise Damaged(f"{os.fspath(path)!r} is damaged.")
+        records = np.frombuffer(tables, RECORD, num_records)
+        ends = records.nbytes + np.cumsum(records["id_length"])
+        begins = ends - records["id_length"]
+        ids = [tables[begin:end] for begin, end in zip(begins, ends, strict=True)]
+        frames = np.memmap(path, FRAME, "r", _HEADER.size + len(tables), (num_frames,))
+        return cls(shard_size, records, ids, frames)
+
+
+def path_of(shard: str | os.PathLike[str]) -> epath.Path:
+    """Return where the index of a shard is."""
+    return epath.Path(f"{os.fspath(shard)}.index")
+
+
+def scan(shard: str | os.PathLike[str]) -> ShardIndex:
+    """Make the index of a shard in one pass, whoever wrote it.
+
+    Raises:
+      Damaged: a record is damaged, or no `SequenceExample` with one context.
+    """
+    rows, ids, frames = [], [], []
+    with epath.Path(shard).open("rb") as file:
+        for number, (offset, record) in enumerate(_records(file, os.fspath(shard))):
+            try:
+                (begin, end), places = _parse(record)
+                context = bytes(record[begin:end])
+                ids.append(_video_id(context))
+            except (ValueError, IndexError, DecodeError) as error:
+                raise Damaged(f"Record {number} of {os.fspath(shard)!r}: {error}") from error
+            where = offset, len(record), offset + begin, len(context)
+            rows.append(
+                (*where, google_crc32c.value(context), len(frames), len(places), len(ids[-1]))
+            )
+            frames += [
+                (offset + begin, end - begin, google_crc32c.value(bytes(record[begin:end])))
+                for begin, end in places
+            ]
+        size = file.tell()
+    return ShardIndex(size, np.array(rows, RECORD), ids, np.array(frames, FRAME))
+
+
+def _records(file: BinaryIO, name: str) -> Iterator[tuple[int, memoryview]]:
+    """Yields the records of a shard and where they begin in it.
+
+    Raises:
+      Damaged: a checksum is wrong, or the file ends in a record.
+    """
+    number = 0
+    while head := file.read(_HEAD.size):
+        try:
+            length, checksum = _HEAD.unpack(head)
+            if checksum != masked(google_crc32c.value(head[:8])):
+                raise ValueError("its length is damaged")
+            offset, record = file.tell(), file.read(length)
+            (checksum,) = _TAIL.unpack(file.read(_TAIL.size))
+            if checksum != masked(google_crc32c.value(record)):
+                raise ValueError("its checksum is wrong")
+        except (ValueError, struct.error) as error:
+            raise Damaged(f"Record {number} of {name!r}: {error}.") from error
+        yield offset, memoryview(record)
+        number += 1
+
+
+def masked(checksum: int) -> int:
+    """Mask a checksum as TFRecords do, so that one of data that holds another is sound too."""
+    rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF
+
+
+Place = tuple[int, int]  # where bytes begin and end
+
+
+def _parse(record: memoryview) -> tuple[Place, list[Place]]:
+    """Finds the context, with its tag and length, and the JPEGs in a `SequenceExample`."""
+    contexts, jpegs = [], []
+    for field, start, begin, end in _fields(record, 0, len(record)):
+        if field == 1:
+            contexts.append((start, end))
+        elif field == 2:
+            jpegs += _jpegs(record, begin, end)
+    if len(contexts) != 1:
+        raise ValueError(f"it has {len(contexts)} contexts instead of one.")
+    return contexts[0], jpegs
+
+
+def _jpegs(record: memoryview, begin: int, end: int) -> Iterator[Place]:
+    """Yields the values of `schema.FRAMES` in a `FeatureLists`."""
+    for _, _, *entry in _fields(record, begin, end):  # of the map
+        parts = {field: (begin, end) for field, _, begin, end in _fields(record, *entry)}
+        if bytes(record[slice(*parts[1])]) != schema.FRAMES.encode():
+            continue
+        for _, _, *feature in _fields(record, *parts[2]):
+            for _, _, *bytes_list in _fields(record, *feature):
+                yield from ((begin, end) for _, _, begin, end in _fields(record, *bytes_list))
+
+
+def _fields(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the fields of a message that have a length, as all of these do.
+
+    Each as its number, where it starts with its tag, and where its content begins and ends.
+    """
+    while begin < end:
+        start = begin
+        tag, begin = _varint(data, begin)
+        if tag & 7 != _DELIMITED:
+            raise ValueError(f"it is no SequenceExample: wire type {tag & 7}.")
+        length, begin = _varint(data, begin)
+        if begin + length > end:
+            raise ValueError("a field of it is longer than what holds it.")
+        yield tag >> 3, start, begin, begin + length
+        begin += length
+
+
+def _varint(data: memoryview, begin: int) -> tuple[int, int]:
+    """Reads a number; returns where the next byte is."""
+    number = shift = 0
+    while True:
+        byte = data[begin]
+        begin += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, begin
+        shift += 7
+
+
+def _video_id(context: bytes) -> bytes:
+    features = tf.train.SequenceExample.FromString(context).context.feature
+    values = features[schema.VIDEO_ID].bytes_list.value
+    return values[0] if values else b""
