@@ -28,7 +28,8 @@ def project() -> Path:
     return shipped if shipped.is_dir() else package.parent
 
 
-def _is_remote(path: epath.Path) -> bool:
+def is_remote(path: epath.Path) -> bool:
+    """Tell whether a file is in a bucket, as gs:// and the like."""
     return "://" in os.fspath(path)
 
 
@@ -46,7 +47,7 @@ def aside(path: epath.Path) -> Iterator[epath.Path]:
     place = aside_of(path)
     with contextlib.ExitStack() as stack:
         stack.callback(place.unlink, missing_ok=True)
-        if not _is_remote(place):
+        if not is_remote(place):
             file = stack.enter_context(open(place, "wb"))
             with contextlib.suppress(OSError):  # a disk without locks
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -59,7 +60,7 @@ def is_abandoned(place: epath.Path) -> bool:
     Where there are no locks that can't be known: files in buckets are taken to be abandoned, files
     on disks are not.
     """
-    if _is_remote(place):
+    if is_remote(place):
         return True
     try:
         with open(place, "rb") as file:
@@ -71,7 +72,7 @@ def is_abandoned(place: epath.Path) -> bool:
 
 def publish(place: epath.Path, path: epath.Path) -> None:
     """Give a file that was written aside its name, once it is on the disk."""
-    if not _is_remote(path):
+    if not is_remote(path):
         with open(place, "rb") as file:
             os.fsync(file.fileno())
     place.replace(path)
@@ -99,7 +100,7 @@ def locked(path: str | os.PathLike[str], remedy: str, patience: float = 0.0) -> 
     Raises:
       InUse: another process holds it.
     """
-    if _is_remote(epath.Path(path)):
+    if is_remote(epath.Path(path)):
         logging.warning("%s: buckets have no locks. Run one command at a time there.", path)
         yield
         return
@@ -164,7 +165,7 @@ def read_json(path: os.PathLike[str]) -> dict[str, Any]:
 @contextlib.contextmanager
 def on_disk(path: epath.Path) -> Iterator[Path]:
     """Return the file itself or, if it is in a bucket, a temporary copy."""
-    if not _is_remote(path):
+    if not is_remote(path):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as folder:

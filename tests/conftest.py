@@ -21,7 +21,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tally import pytest_terminal_summary, tally  # noqa: F401
 
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.preparation import decoding
 
@@ -118,6 +118,7 @@ def write_records(
                     jpeg = tf.io.encode_jpeg(frame, quality=95).numpy()
                     frames.add().bytes_list.value.append(jpeg)
                 writer.write(example.SerializeToString())
+        shard_index.scan(folder / name).save(shard_index.path_of(folder / name))
     info = schema.DatasetInfo(["even", "odd"], min(videos[0].shape[1:3]), {})
     if (folder / schema.INFO_FILE).exists():
         info = schema.DatasetInfo.load(folder)

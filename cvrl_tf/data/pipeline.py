@@ -9,11 +9,13 @@ import tensorflow as tf
 from etils import epath
 
 from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import record_views, records, schema, views
+from cvrl_tf.data import reading, record_views, records, schema, views
 from cvrl_tf.data.sampling import Sampling
 
 # Which draw a seed is for; folded into the seed of the example.
 _CLIPS, _CROPS, _PHOTOMETRIC = range(3)
+
+_RECORDS_IN_FLIGHT = 8  # read whole at the same time, for servers
 
 
 class Pipeline:
@@ -44,21 +46,18 @@ class Pipeline:
         clips: clip_samplers.ClipSampler,
         crop: views.Crop,
         split: str = "train",
-        shuffle_buffer: int = 256,
         fps: float | None = None,
         augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         servers: Sequence[str] = (),
         skip_damaged: bool = False,
     ) -> None:
-        """Reads `dataset_info.json`, no records.
+        """Reads `dataset_info.json` and the indexes of the shards, no records.
 
         Args:
           data_dir: what tools/make_tfrecords.py wrote.
           clips: owner of T and the stride.
           crop: owner of H and W.
           split: name of the split.
-          shuffle_buffer: see `records.shuffled`. Records are held as JPEGs, so a video of 300
-            frames at 340x256 takes about 8 MB.
           fps: see `clips.Timeline.of`.
           augment: the task's augmentation, if it is to run here, on the host, rather than in the
             training step. The pixels are the same; what goes to the accelerator is four times as
@@ -70,8 +69,8 @@ class Pipeline:
             run. The batches behind one are then made of other examples.
 
         Raises:
-          FileNotFoundError: no records there, or a shard is missing.
-          ValueError: no such split, or it is empty.
+          FileNotFoundError: no records there, or a shard or its index is missing.
+          ValueError: no such split, or it is empty, or an index is not of its shard.
         """
         info = schema.DatasetInfo.load(data_dir)
         split_info = info.split(split)
@@ -79,9 +78,9 @@ class Pipeline:
         self.labels = info.labels
         self.num_views = clips.num_clips * crop.num_crops
         self._paths = records.shard_paths(data_dir, split_info)
+        self._reader = reading.Reader(self._paths)
         self._clips = clips
         self._crop = crop
-        self._shuffle_buffer = shuffle_buffer
         self._fps = fps
         self._augment = augment
         self._servers = servers
@@ -151,24 +150,27 @@ class Pipeline:
         )
 
     def _training_order(self, global_batch: int, seed: int, first_step: int) -> tf.data.Dataset:
-        """Positions, int64 [], which count through all epochs, and records of `records.located`."""
-        steps_per_epoch = self.num_examples // global_batch
+        """Positions, which count through all epochs, and the records that stand there, int64 [].
+
+        In each epoch the records stand in another order, uniform over all orders.
+        """
+        count = self.num_examples
+        steps_per_epoch = count // global_batch
         first_epoch, steps_done = divmod(first_step, steps_per_epoch)
 
         def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-            serialized = records.shuffled(self._paths, self._shuffle_buffer, seed, epoch)
-            numbered = serialized.enumerate(epoch * self.num_examples)
+            order = reading.order(count, seed, epoch)
             done = tf.where(epoch == first_epoch, steps_done * global_batch, 0)
-            return numbered.take(steps_per_epoch * global_batch).skip(tf.cast(done, tf.int64))
+            places = tf.range(done, steps_per_epoch * global_batch)
+            positions = epoch * count + tf.cast(places, tf.int64)
+            return tf.data.Dataset.from_tensor_slices((positions, tf.gather(order, places)))
 
         return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_of)
 
     def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]:
         """Return the ids of the videos of a step of `train_batches`."""
         batch = self._training_order(global_batch, seed, step).take(global_batch)
-        return [
-            records.parse(record)["video_id"].numpy().decode() for _, (_, record) in batch if record
-        ]
+        return [self._reader.ids[number].decode() for _, number in batch.as_numpy_iterator()]
 
     def train_damage(self, global_batch: int, seed: int, step: int) -> str | None:
         """Say which record of a step of `train_batches` can't be used, and why; None for none."""
@@ -176,14 +178,16 @@ class Pipeline:
 
     def eval_damage(self) -> str | None:
         """Say which is the first record that can't be used, and why; None if there is none."""
-        return self._damage(records.located(self._paths).enumerate(), seed=0)
+        return self._damage(tf.data.Dataset.range(self.num_examples).enumerate(), seed=0)
 
     def _damage(self, numbered: tf.data.Dataset, seed: int) -> str | None:
-        for position, record in numbered:
+        for position, number in numbered:
             try:
-                self._example(position, record, tf.int64.max, seed)
+                self._example(position, number, tf.int64.max, seed)
+            except ValueError as error:  # of the reader, as it says it
+                return str(error)
             except tf.errors.InvalidArgumentError as error:
-                return f"{record[0].numpy().decode()}: {error.message}"
+                return f"{self._reader.place(int(number))}: {error.message}"
         return None
 
     def eval_batches(
@@ -199,7 +203,7 @@ class Pipeline:
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
         steps = -(-self.num_examples // global_batch)
         enough = tf.data.INFINITE_CARDINALITY if self.skip_damaged else steps * global_batch
-        numbered = records.located(self._paths).repeat().take(enough).enumerate()
+        numbered = tf.data.Dataset.range(self.num_examples).repeat().take(enough).enumerate()
         batches = self._batches(numbered, global_batch, seed, context, limit=self.num_examples)
         batches = batches.take(steps * context.num_replicas_in_sync // context.num_input_pipelines)
         return records.ending_promptly(batches)
@@ -210,14 +214,10 @@ class Pipeline:
         Args:
           position: in `eval_batches`, in data without damage.
         """
-        first = 0
-        for path, size in self._paths.items():
-            if position < first + size:
-                record = next(iter(records.located({path: size}).skip(position - first)))
-                located = tf.constant(position, tf.int64)
-                return self._example(located, record, tf.int64.max, seed=0)["frames"]
-            first += size
-        raise IndexError(f"No example {position}; the split has {first}.")
+        if not 0 <= position < self.num_examples:
+            raise IndexError(f"No example {position}; the split has {self.num_examples}.")
+        number = tf.constant(position, tf.int64)
+        return self._example(number, number, tf.int64.max, seed=0)["frames"]
 
     def _batches(
         self,
@@ -235,7 +235,7 @@ class Pipeline:
         per_replica = context.get_per_replica_batch_size(global_batch)
 
         def share(numbered: tf.data.Dataset, size: int, count: int, index: int) -> tf.data.Dataset:
-            """Every `count`-th block of `size` records, none of them decoded yet."""
+            """Every `count`-th block of `size` records, none of them read yet."""
             if count == 1:
                 return numbered
             mine = numbered.enumerate().filter(lambda i, _: i // size % count == index)
@@ -243,7 +243,7 @@ class Pipeline:
 
         def decoded(numbered: tf.data.Dataset) -> tf.data.Dataset:
             examples = numbered.enumerate().map(
-                lambda number, item: (number, self._example(item[0], item[1], limit, seed)),
+                lambda number, item: (number, self._example(*item, limit, seed)),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
@@ -260,7 +260,7 @@ class Pipeline:
         # Each server prepares every n-th batch, so that their order is what it would be here. (With
         # one dispatcher for all of them it would depend on who is faster.)
         turns = [
-            decoded(share(numbered, per_replica, len(servers), index)).apply(
+            decoded(self._whole(share(numbered, per_replica, len(servers), index))).apply(
                 tf.data.experimental.service.distribute("parallel_epochs", f"grpc://{server}")
             )
             for index, server in enumerate(servers)
@@ -268,14 +268,25 @@ class Pipeline:
         in_turn = tf.data.Dataset.range(len(turns)).repeat()
         return tf.data.Dataset.choose_from_datasets(turns, in_turn).prefetch(tf.data.AUTOTUNE)
 
-    def _example(
-        self, position: tf.Tensor, located: tuple[tf.Tensor, tf.Tensor], limit: int, seed: int
-    ) -> dict:
-        """One example of `_batches` from a record of `records.located`."""
-        source, serialized = located
-        readable = tf.debugging.Assert(serialized != b"", ["can't be read:", source])
-        with tf.control_dependencies([readable]):
-            record = records.parse(serialized)
+    def _whole(self, numbered: tf.data.Dataset) -> tf.data.Dataset:
+        """Puts whole records in the place of numbers: servers can't call Python."""
+        return numbered.interleave(
+            lambda position, number: self._reader.whole(number).map(lambda r: (position, r)),
+            cycle_length=_RECORDS_IN_FLIGHT,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    def _example(self, position: tf.Tensor, source: tf.Tensor, limit: int, seed: int) -> dict:
+        """One example of `_batches`.
+
+        Args:
+          position: int64 [].
+          source: int64 [], number of the record; or string [], the whole record.
+          limit, seed: as of `_batches`.
+        """
+        is_whole = source.dtype == tf.string
+        record = records.parse(source) if is_whole else self._reader.record(source)
         key = tf.stack([tf.constant(seed, tf.int64), position])
         fold_in = tf.random.experimental.stateless_fold_in
 
@@ -287,7 +298,11 @@ class Pipeline:
 
         clip_seed, crop_seeds = draw(_CLIPS, 1)[0], draw(_CROPS, self._clips.num_clips)
         placed = record_views.placed(record, self._clips, clip_seed, self._fps)
-        frames = views.extract(record["frames"], placed.frames, self._crop, crop_seeds)
+        if is_whole:
+            jpegs = tf.gather(record["frames"], placed.frames)
+        else:
+            jpegs = self._reader.jpegs(source, placed.frames)
+        frames = views.extract(jpegs, self._crop, crop_seeds)
         when = {"positions": placed.positions, "seconds": record_views.seconds(record, placed)}
         seeds = draw(_PHOTOMETRIC, self.num_views)
         if self._augment is not None:

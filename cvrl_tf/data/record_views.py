@@ -31,7 +31,7 @@ def evaluation_views(
     with tf.control_dependencies([some]):
         where = placed(record, sampling.clips(num_clips), seeds[0], sampling.fps)
         crops = sampling.crops(num_crops)
-        return views.extract(record["frames"], where.frames, crops, seeds)
+        return views.extract(tf.gather(record["frames"], where.frames), crops, seeds)
 
 
 def placed(

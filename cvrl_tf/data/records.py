@@ -8,8 +8,12 @@ from etils import epath
 
 from cvrl_tf.data import schema
 
-# Shards read at the same time. A constant, because the order of the records depends on it.
-_INTERLEAVED_SHARDS = 16
+_CONTEXT = {
+    schema.LABEL_INDEX: tf.io.FixedLenFeature([], tf.int64, -1),
+    schema.FRAME_RATE: tf.io.FixedLenFeature([], tf.float32, 0.0),
+    schema.VIDEO_ID: tf.io.FixedLenFeature([], tf.string, ""),
+    schema.TIMES: tf.io.VarLenFeature(tf.int64),
+}
 
 
 def shard_paths(folder: str | os.PathLike[str], split: schema.SplitInfo) -> dict[str, int]:
@@ -45,64 +49,6 @@ def ending_promptly(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def located(paths: dict[str, int]) -> tf.data.Dataset:
-    """Returns what `in_order` does, as pairs of strings []: the place of a record, and the record.
-
-    There are as many records as there should be. Those that can't be read are empty. (TensorFlow
-    reads nothing of a shard behind its first damage.)
-    """
-    shards = tf.data.Dataset.from_tensor_slices((list(paths), list(paths.values())))
-    return shards.flat_map(_located_in_shard)
-
-
-def _located_in_shard(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    unreadable = tf.data.Dataset.from_tensors(b"").repeat()
-    # None if it has vanished: `ignore_errors` would try to open it for ever.
-    present = tf.io.matching_files(tf.strings.regex_replace(path, r"([*?\[\]\\])", r"\\\1"))
-    records = tf.data.TFRecordDataset(present).ignore_errors().concatenate(unreadable)
-    count = tf.cast(count, tf.int64)
-    return tf.data.Dataset.zip(tf.data.Dataset.range(count), records).map(
-        lambda number, record: (
-            tf.strings.join(["record ", tf.strings.as_string(number), " of ", path]),
-            record,
-        )
-    )
-
-
-def shuffled(paths: dict[str, int], buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-    """Returns what `located` does, in an order that depends on the seed and the epoch alone.
-
-    Shards are read in a random order, several at a time. Then a buffer shuffles the records.
-
-    Args:
-      paths: from `shard_paths`.
-      buffer: its size in records. As many as there are examples give a uniform shuffle.
-      seed: of the run.
-      epoch: int64 [].
-    """
-    key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    order = tf.random.experimental.stateless_shuffle(tf.range(len(paths)), seed=key)
-    shards = (tf.gather(list(paths), order), tf.gather(list(paths.values()), order))
-    records = tf.data.Dataset.from_tensor_slices(shards).interleave(
-        _located_in_shard,
-        cycle_length=min(_INTERLEAVED_SHARDS, len(paths)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    # Not `Dataset.shuffle`, which takes its seed when the graph is built, so one order for all
-    # epochs, and mixes TensorFlow's global seed in.
-    shuffled_records = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(records),
-        buffer_size=buffer,
-        seed=seed,
-        seed2=epoch + 1,  # both 0 would mean any
-        output_types=[tf.string, tf.string],
-        output_shapes=[[], []],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(shuffled_records, records.element_spec).prefetch(1)
-
-
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses one record.
 
@@ -124,22 +70,30 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """
     context, sequence = tf.io.parse_single_sequence_example(
         serialized,
-        context_features={
-            schema.LABEL_INDEX: tf.io.FixedLenFeature([], tf.int64, -1),
-            schema.FRAME_RATE: tf.io.FixedLenFeature([], tf.float32, 0.0),
-            schema.VIDEO_ID: tf.io.FixedLenFeature([], tf.string, ""),
-            schema.TIMES: tf.io.VarLenFeature(tf.int64),
-        },
-        sequence_features={schema.FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
+        _CONTEXT,
+        {schema.FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
     )
-    frames, frame_rate = sequence[schema.FRAMES], context[schema.FRAME_RATE]
-    microseconds = context[schema.TIMES].values
+    frames = sequence[schema.FRAMES]
+    return {"frames": frames, **_facts(context, tf.size(frames))}
+
+
+def parse_context(serialized: tf.Tensor, length: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Parses the context of a record: what `parse` returns, but for the frames.
+
+    Args:
+      serialized: string [], a `tf.train.SequenceExample` with a context alone.
+      length: int32 [], L.
+    """
+    context, _ = tf.io.parse_single_sequence_example(serialized, _CONTEXT)
+    return _facts(context, length)
+
+
+def _facts(context: dict[str, tf.Tensor], length: tf.Tensor) -> dict[str, tf.Tensor]:
+    rate = context[schema.FRAME_RATE]
     return {
-        "frames": frames,
-        "times": _seconds(microseconds, tf.size(frames), frame_rate),
-        "start": tf.cast(tf.reduce_sum(microseconds[:1]), tf.float32) / 1e6,
+        "times": _seconds(context[schema.TIMES].values, length, rate),
         "label": tf.cast(context[schema.LABEL_INDEX], tf.int32),
-        "frame_rate": frame_rate,
+        "frame_rate": rate,
         "video_id": context[schema.VIDEO_ID],
     }
 

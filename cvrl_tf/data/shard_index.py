@@ -1,6 +1,7 @@
 """Where each frame of a shard stands, so that a clip's frames are read and nothing else.
 
-The index of a shard is a file beside it, `SHARD.index`. It holds three tables, little-endian:
+The index of a shard is a file of the same name in the folder `index` beside it. It holds, with
+little-endian numbers:
 
   header   `_HEADER`: a mark, the bytes of the shard, the length of each table, a checksum
   records  `RECORD`, one a record, in the order of the shard
@@ -40,9 +41,12 @@ RECORD = np.dtype(
 )
 FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])  # of the JPEG itself
 
+FOLDER = "index"
+
 _HEADER = struct.Struct("<8sQQQQI4x")  # mark, shard, records, ids, frames, CRC of records and ids
 _MARK = b"CVRLIDX1"
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # of a TFRecord
+HEAD_BYTES = _HEAD.size  # that stand before a record
 _DELIMITED = 2  # wire type of bytes and messages
 
 
@@ -77,6 +81,7 @@ class ShardIndex:
             len(self.frames),
             google_crc32c.value(tables),
         )
+        path.parent.mkdir(parents=True, exist_ok=True)
         with files.aside(path) as aside:
             aside.write_bytes(header + tables + self.frames.tobytes())
             files.publish(aside, path)
@@ -107,8 +112,9 @@ class ShardIndex:
 
 
 def path_of(shard: str | os.PathLike[str]) -> epath.Path:
-    """Return where the index of a shard is."""
-    return epath.Path(f"{os.fspath(shard)}.index")
+    """Return where the index of a shard is: not where patterns for shards would find it."""
+    path = epath.Path(shard)
+    return path.parent / FOLDER / path.name
 
 
 def scan(shard: str | os.PathLike[str]) -> ShardIndex:
@@ -117,7 +123,9 @@ def scan(shard: str | os.PathLike[str]) -> ShardIndex:
     Raises:
       Damaged: a record is damaged, or no `SequenceExample` with one context.
     """
-    rows, ids, frames = [], [], []
+    rows: list[tuple[int, ...]] = []
+    ids: list[bytes] = []
+    frames: list[tuple[int, int, int]] = []
     with epath.Path(shard).open("rb") as file:
         for number, (offset, record) in enumerate(_records(file, os.fspath(shard))):
             try:
@@ -171,7 +179,8 @@ Place = tuple[int, int]  # where bytes begin and end
 
 def _parse(record: memoryview) -> tuple[Place, list[Place]]:
     """Finds the context, with its tag and length, and the JPEGs in a `SequenceExample`."""
-    contexts, jpegs = [], []
+    contexts: list[Place] = []
+    jpegs: list[Place] = []
     for field, start, begin, end in _fields(record, 0, len(record)):
         if field == 1:
             contexts.append((start, end))

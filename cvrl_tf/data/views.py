@@ -108,31 +108,30 @@ def _windows(crop: Crop, frame_size: tf.Tensor, seeds: tf.Tensor, num_frames: in
     return tf.broadcast_to(by_frame, [*full, 4]), tf.broadcast_to(flip_by_frame, full)
 
 
-def extract(frames: tf.Tensor, indices: tf.Tensor, crop: Crop, seeds: tf.Tensor) -> tf.Tensor:
+def extract(jpegs: tf.Tensor, crop: Crop, seeds: tf.Tensor) -> tf.Tensor:
     """Decode the views of one video.
 
     Args:
-      frames: string [L], JPEGs of one size.
-      indices: int32 [V, T], from a sampler of `clips`; V and T are static.
+      jpegs: string [V, T], the frames of clips, of one size; V and T are static.
       crop: makes C crops of each clip.
       seeds: int32 [V, 2], one a clip.
 
     Returns:
       uint8 [V * C, T, size, size, 3], RGB; bilinear, without antialiasing.
     """
-    num_clips, num_frames = indices.shape
-    frame_size = tf.image.extract_jpeg_shape(frames[0])[:2]
+    num_clips, num_frames = jpegs.shape
+    frame_size = tf.image.extract_jpeg_shape(jpegs[0, 0])[:2]
     windows, flips = _windows(crop, frame_size, seeds, num_frames)
     # A clip's frames stand behind each of its crops.
-    indices = tf.broadcast_to(indices[:, tf.newaxis], [num_clips, crop.num_crops, num_frames])
+    jpegs = tf.broadcast_to(jpegs[:, tf.newaxis], [num_clips, crop.num_crops, num_frames])
 
     def cut(chosen: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        index, window, flip = chosen
-        pixels = tf.io.decode_and_crop_jpeg(frames[index], window, channels=3)
+        jpeg, window, flip = chosen
+        pixels = tf.io.decode_and_crop_jpeg(jpeg, window, channels=3)
         pixels = tf.image.resize(pixels, [crop.size, crop.size])
         rounded = tf.cast(pixels + 0.5, tf.uint8)  # tf.round and saturate_cast take twice as long
         return tf.cond(flip, lambda: tf.reverse(rounded, [1]), lambda: rounded)
 
-    flat = (tf.reshape(indices, [-1]), tf.reshape(windows, [-1, 4]), tf.reshape(flips, [-1]))
+    flat = (tf.reshape(jpegs, [-1]), tf.reshape(windows, [-1, 4]), tf.reshape(flips, [-1]))
     views = tf.map_fn(cut, flat, fn_output_signature=tf.uint8)
     return tf.reshape(views, [num_clips * crop.num_crops, num_frames, crop.size, crop.size, 3])

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from etils import epath
 
 from cvrl_tf import files
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.preparation import manifest, resources, tfrecord_writer
 from cvrl_tf.preparation.annotations import Video
 from cvrl_tf.preparation.decoding import (
@@ -223,7 +223,7 @@ def _write_shard(
     job: Job,
     report: Callable[[Outcome], None],
 ) -> None:
-    """Writes a shard under another name, then its manifest, and then renames the shard.
+    """Writes a shard under another name, then its manifest and index, and then renames it.
 
     Args:
       name: Name of the shard.
@@ -241,6 +241,7 @@ def _write_shard(
                 report(outcomes[-1])
         manifest.write(manifest_of(job.output, name), [*outcomes, *given_up])
         if not all(outcome.reason for outcome in outcomes):
+            shard_index.scan(aside).save(shard_index.path_of(shard))
             files.publish(aside, shard)
 
 

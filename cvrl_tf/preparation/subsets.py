@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 from tqdm import tqdm
 
-from cvrl_tf.data import records, schema
+from cvrl_tf.data import records, schema, shard_index
 
 
 def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
@@ -81,7 +81,9 @@ def write_subset(
             _count(written, names[shard], info.labels, context)
     for shard_name, writer in zip(names, writers, strict=True):
         writer.close()
-        (Path(data_dir) / f".{shard_name}.tmp").rename(Path(data_dir) / shard_name)
+        aside, path = Path(data_dir) / f".{shard_name}.tmp", Path(data_dir) / shard_name
+        shard_index.scan(aside).save(shard_index.path_of(path))
+        aside.rename(path)
     (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
     with schema.DatasetInfo.locked(data_dir):
         info = schema.DatasetInfo.load(data_dir)  # it may have got other splits in the meantime

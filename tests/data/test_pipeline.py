@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 from conftest import ramp_video, write_records
 
-from cvrl_tf.data import clips, pipeline, records, schema, views
+from cvrl_tf.data import clips, pipeline, reading, schema, shard_index, views
 
 pytestmark = pytest.mark.addons
 
@@ -43,7 +44,7 @@ def test_shapes(noise_records: Path, one_worker: Contexts) -> None:
 
 
 def test_stream_is_a_function_of_seed_and_step(noise_records: Path, one_worker: Contexts) -> None:
-    data = training(noise_records, shuffle_buffer=7)
+    data = training(noise_records)
     whole = take(data.train_batches(5, 3, 0, one_worker(1)), 8)  # 3 steps an epoch
     assert_same(take(data.train_batches(5, 3, 0, one_worker(1)), 8), whole)
     assert_same(take(data.train_batches(5, 3, 4, one_worker(1)), 4), whole[4:])  # resumed mid-epoch
@@ -78,31 +79,10 @@ def test_same_bytes_on_one_thread_and_on_eight(noise_records: Path, one_worker: 
     def on_threads(count: int) -> list[dict]:
         options = tf.data.Options()
         options.threading.private_threadpool_size = count
-        stream = training(noise_records, shuffle_buffer=7).train_batches(4, 0, 0, one_worker(1))
+        stream = training(noise_records).train_batches(4, 0, 0, one_worker(1))
         return take(stream.with_options(options), 6)
 
     assert_same(on_threads(8), on_threads(1))
-
-
-def parse(_: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    return records.parse(serialized)
-
-
-def test_same_records_eagerly_and_mapped(noise_records: Path) -> None:
-    info = schema.DatasetInfo.load(noise_records).split("train")
-    paths = records.shard_paths(noise_records, info)
-
-    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        return records.shuffled(paths, 5, 0, epoch)
-
-    mapped = take(tf.data.Dataset.range(2).flat_map(epoch_of).map(parse), 100)
-    eager = [
-        {name: value.numpy() for name, value in records.parse(serialized).items()}
-        for epoch in range(2)
-        for _, serialized in epoch_of(tf.constant(epoch, tf.int64))
-    ]
-    assert len(eager) == 2 * 17
-    assert_same(mapped, eager)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +107,7 @@ def by_two_workers(make: Callable[[tf.distribute.InputContext], tf.data.Dataset]
 def test_two_workers_cover_an_epoch_of_three_shards(
     three_shards: Path, one_worker: Contexts
 ) -> None:
-    data = training(three_shards, shuffle_buffer=4)  # 8 steps an epoch, one example left over
+    data = training(three_shards)  # 8 steps an epoch, one example left over
     batches = by_two_workers(lambda context: data.train_batches(2, 0, 0, context))
     assert_same(batches, take(data.train_batches(2, 0, 0, one_worker(1)), 16))
     for epoch in (batches[:8], batches[8:]):
@@ -146,17 +126,21 @@ def test_two_workers_meet_each_example_once(three_shards: Path, one_worker: Cont
     assert weights.sum() == 17
 
 
-def test_an_epoch_has_each_example_at_most_once_and_epochs_differ(noise_records: Path) -> None:
-    info = schema.DatasetInfo.load(noise_records).split("train")
-    paths = records.shard_paths(noise_records, info)
+def test_each_order_of_an_epoch_is_as_likely() -> None:
+    """Chi-square over the 24 orders of four examples; one in a thousand seeds exceeds it."""
 
-    def ids(epoch: int) -> list[bytes]:
-        data = records.shuffled(paths, 5, 0, tf.constant(epoch, tf.int64)).map(parse)
-        return [record["video_id"] for record in data.as_numpy_iterator()]
+    @tf.function
+    def orders(seeds: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda seed: reading.order(4, seed, epoch), seeds)
 
-    assert sorted(ids(0)) == sorted(ids(1)) == sorted(f"video_{i}".encode() for i in range(17))
-    assert ids(0) != ids(1)
-    assert ids(1) == ids(1)
+    seeds = tf.range(10_000, dtype=tf.int64)
+    for epoch in (0, 7):
+        drawn = orders(seeds, tf.constant(epoch, tf.int64)).numpy()
+        assert (np.sort(drawn, axis=1) == np.arange(4)).all()
+        _, counts = np.unique(drawn, axis=0, return_counts=True)
+        assert len(counts) == 24
+        expected = len(drawn) / 24
+        assert ((counts - expected) ** 2 / expected).sum() < scipy.stats.chi2.ppf(0.999, df=23)
 
 
 def test_once_has_every_example_in_order_and_fills_up(tmp_path: Path, one_worker: Contexts) -> None:
@@ -170,8 +154,7 @@ def test_once_has_every_example_in_order_and_fills_up(tmp_path: Path, one_worker
     batches = take(once, 100)
     assert len(batches) == 3
     values = np.concatenate([b["frames"].mean(axis=(1, 2, 3, 4, 5)) for b in batches])
-    in_order = [0, 2, 4, 6, 1, 3, 5]  # the first shard holds the even ones
-    np.testing.assert_allclose(values[:7], 10 * np.array(in_order), atol=1)
+    np.testing.assert_allclose(values[:7], 10 * np.arange(7), atol=1)  # of ids, not of shards
     weights = np.concatenate([b["weight"] for b in batches])
     np.testing.assert_array_equal(weights, [1] * 7 + [0] * 2)
 
@@ -198,6 +181,7 @@ def with_rate(folder: Path, rate: float, times: Sequence[int] = ()) -> Path:
                 if times:
                     example.context.feature[schema.TIMES].int64_list.value.extend(times)
                 writer.write(example.SerializeToString())
+        shard_index.scan(shard).save(shard_index.path_of(shard))
     return folder
 
 
@@ -317,13 +301,14 @@ def damaged_records(three_shards: Path, tmp_path: Path) -> Path:
         for number, example in enumerate(examples):
             broken = example.replace(b"\xff\xd8\xff", b"\xff\xd8\x00") if number == 1 else example
             writer.write(broken)
+    shard_index.scan(middle).save(shard_index.path_of(middle))
     sizes = [len(r.numpy()) + 16 for r in tf.data.TFRecordDataset(str(last))]
     last.write_bytes(last.read_bytes()[: sum(sizes[:3]) + 20])
     return folder
 
 
 def test_damage_ends_the_stream_and_is_found(damaged_records: Path, one_worker: Contexts) -> None:
-    data = training(damaged_records, shuffle_buffer=4)
+    data = training(damaged_records)
     delivered = data.train_batches(2, 0, 0, one_worker(1)).as_numpy_iterator()
     step = 0
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -338,13 +323,31 @@ def test_damage_ends_the_stream_and_is_found(damaged_records: Path, one_worker: 
     assert "JPEG" in whole
 
 
-def test_lost_records_are_named(damaged_records: Path) -> None:
-    info = schema.DatasetInfo.load(damaged_records).split("train")
-    located = list(records.located(records.shard_paths(damaged_records, info)))
-    assert len(located) == 17
-    lost = [source.numpy().decode() for source, record in located if not record.numpy()]
-    path = str(damaged_records / "train-00002-of-00003")
-    assert lost == [f"record 3 of {path}", f"record 4 of {path}"]
+def test_a_flipped_byte_is_named_where_the_frame_is_used(
+    three_shards: Path, tmp_path: Path, one_worker: Contexts
+) -> None:
+    folder = tmp_path / "flipped"
+    shutil.copytree(three_shards, folder)
+    shard = folder / "train-00001-of-00003"
+    index = shard_index.ShardIndex.load(shard_index.path_of(shard))
+    first = index.records["first_frame"][2]
+    content = bytearray(shard.read_bytes())
+    content[int(index.frames["offset"][first + 5]) + 99] ^= 1
+    shard.write_bytes(content)
+
+    def middle(num_frames: int) -> pipeline.Pipeline:
+        """Of 8 frames: 3 and 4, or 2 to 5."""
+        return pipeline.Pipeline(
+            folder, clips.EvenClips(num_frames, 1, 1), views.EvenCrops(16, 16, 1)
+        )
+
+    assert middle(2).eval_damage() is None
+    assert len(take(middle(2).eval_batches(17, one_worker(1)), 1)) == 1
+    found = middle(4).eval_damage()
+    assert found is not None and found.startswith(f"record 2 of {shard}: frame 5 is damaged")
+    assert "\n" not in found
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"record 2 of {shard}: frame 5"):
+        take(middle(4).eval_batches(17, one_worker(1)), 1)
 
 
 def test_damaged_records_can_be_passed_over_and_are_counted(
@@ -368,7 +371,7 @@ def test_damaged_records_can_be_passed_over_and_are_counted(
 
 
 def test_video_ids_of_a_step(three_shards: Path, one_worker: Contexts) -> None:
-    data = training(three_shards, shuffle_buffer=4)
+    data = training(three_shards)
     for step, batch in enumerate(take(data.train_batches(3, 1, 0, one_worker(1)), 7)):
         expected = [f"video_{number}" for number in numbers(batch)]
         assert data.video_ids(3, 1, step) == expected

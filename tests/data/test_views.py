@@ -25,7 +25,7 @@ def seeds(count: int, salt: int = 0) -> tf.Tensor:
 def test_ramp_tells_which_frames_were_taken() -> None:
     frames = jpegs(ramp_video(60, 48, 64))
     indices = tf.constant([[0, 2, 4, 59], [7, 30, 31, 5]])
-    got = views.extract(frames, indices, views.RandomResizedCrop(24), seeds(2))
+    got = views.extract(tf.gather(frames, indices), views.RandomResizedCrop(24), seeds(2))
     assert got.shape == (2, 4, 24, 24, 3) and got.dtype == tf.uint8
     values = got.numpy().astype(int)
     assert np.ptp(values, axis=(2, 3, 4)).max() <= 1
@@ -36,7 +36,7 @@ def test_window_of_the_crop_is_what_the_view_shows() -> None:
     video = noise_video(3, 48, 64, seed=0)
     frames, crop = jpegs(video), views.RandomResizedCrop(24)
     for salt in range(6):
-        got = views.extract(frames, tf.constant([[0, 1, 2]]), crop, seeds(1, salt))[0]
+        got = views.extract(tf.gather(frames, tf.constant([[0, 1, 2]])), crop, seeds(1, salt))[0]
         window, flip = crop(tf.constant([48, 64]), seeds(1, salt)[0])
         top, left, height, width = window[0].numpy()
         for index in range(3):
@@ -56,7 +56,7 @@ def test_crop_and_flip_as_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, crop = jpegs(noise_video(2, 48, 64, seed=2)), views.RandomResizedCrop(24)
     flips = set()
     for salt in range(8):
-        ours = views.extract(frames, tf.constant([[0, 1]]), crop, seeds(1, salt))[0]
+        ours = views.extract(tf.gather(frames, tf.constant([[0, 1]])), crop, seeds(1, salt))[0]
         windows, flip = crop(tf.constant([48, 64]), seeds(1, salt)[0])
         begin, extent = (tf.concat([part, [0]], axis=0) for part in tf.split(windows[0], 2))
         drawn = begin, extent, None
@@ -82,7 +82,7 @@ def test_temporal_consistency(per_frame: bool) -> None:
     """One frame repeated stays one frame repeated, unless crops are drawn for every frame."""
     frames = jpegs(noise_video(1, 48, 64, seed=1))
     crop = views.RandomResizedCrop(24, per_frame=per_frame)
-    got = views.extract(frames, tf.zeros([2, 6], tf.int32), crop, seeds(2)).numpy()
+    got = views.extract(tf.gather(frames, tf.zeros([2, 6], tf.int32)), crop, seeds(2)).numpy()
     alike = np.all(got == got[:, :1], axis=(2, 3, 4))
     assert alike.all() != per_frame
     assert np.any(got[0, 0] != got[1, 0])  # the two views are drawn on their own
@@ -106,7 +106,7 @@ def test_any_still_clip_stays_still(
     indices = tf.zeros([1, num_frames], tf.int32)
     for per_frame in (False, True):
         crop = views.RandomResizedCrop(16, per_frame=per_frame)
-        (clip,) = views.extract(frames, indices, crop, tf.constant([seed])).numpy()
+        (clip,) = views.extract(tf.gather(frames, indices), crop, tf.constant([seed])).numpy()
         assert np.any(clip != clip[0]) == per_frame
 
 
@@ -123,9 +123,9 @@ def test_same_bytes_eagerly_and_mapped(crop: views.Crop) -> None:
     frames, indices = jpegs(noise_video(4, 48, 64, seed=3)), tf.constant([[0, 2], [3, 1]])
     several = tf.stack([seeds(2, salt) for salt in range(6)])
     data = tf.data.Dataset.from_tensor_slices(several)
-    mapped = data.map(lambda s: views.extract(frames, indices, crop, s), num_parallel_calls=4)
+    mapped = data.map(lambda s: views.extract(tf.gather(frames, indices), crop, s), num_parallel_calls=4)
     for ours, each in zip(mapped, several, strict=True):
-        np.testing.assert_array_equal(ours, views.extract(frames, indices, crop, each))
+        np.testing.assert_array_equal(ours, views.extract(tf.gather(frames, indices), crop, each))
 
 
 def test_windows_have_the_distribution_of_the_authors() -> None:
@@ -180,7 +180,7 @@ def test_center_crop_of_a_scaled_frame() -> None:
 def test_crops_of_a_clip_stand_side_by_side() -> None:
     frames = jpegs(ramp_video(40, 48, 64))
     indices = tf.constant([[0, 10], [20, 30]])
-    got = views.extract(frames, indices, views.EvenCrops(48, 48, 3), seeds(2)).numpy()
+    got = views.extract(tf.gather(frames, indices), views.EvenCrops(48, 48, 3), seeds(2)).numpy()
     assert got.shape == (6, 2, 48, 48, 3)
     times = np.round(got.mean(axis=(2, 3, 4)) / 4)
     np.testing.assert_array_equal(times, [[0, 10]] * 3 + [[20, 30]] * 3)
