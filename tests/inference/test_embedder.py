@@ -160,12 +160,11 @@ def test_times_where_frames_are_irregular_and_a_stride_is_a_time(
     exported_model: Path, tmp_path: Path
 ) -> None:
     """8 frames at 12.5 a second, then one each 0.52 s: clips of four frames, 0.4 s apart."""
-    run = tmp_path / "run"
-    shutil.copytree(exported_model.parent / "run", run)
-    facts = json.loads((run / "encoder.json").read_text())
-    facts["sampling"] |= {"fps": 5.0}
-    (run / "encoder.json").write_text(json.dumps(facts))
-    saved_model.export_encoder(run, tmp_path / "model", num_clips=2, num_crops=1)
+    shutil.copytree(exported_model, tmp_path / "model")
+    about = tmp_path / "model" / checkpoints.EXPORT_FILE
+    facts = json.loads(about.read_text())
+    facts["views"] |= {"fps": 5.0}
+    about.write_text(json.dumps(facts))
     long = filmed(tmp_path / "long.mp4", "if(lt(N\\,8)\\,N*0.08\\,0.64+(N-8)*0.52)")
     short = filmed(tmp_path / "short.mp4", "N*0.08")  # 1.3 s: a clip of 1.6 s loops
     found = embed_videos(Embedder(tmp_path / "model"), [long, short], tmp_path / "features.npz")
