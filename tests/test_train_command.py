@@ -57,6 +57,7 @@ def empty_records(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_mistakes_end_at_once_with_value_and_remedy(
     noise_records: Path, empty_records: Path, tmp_path: Path, child_environment: dict
 ) -> None:

@@ -148,7 +148,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
             "to resume from .*ckpt-4",
             marks=pytest.mark.slow,
         ),
-        (TerminateAt(5), str(callbacks.PREEMPTED)),
+        pytest.param(TerminateAt(5), str(callbacks.PREEMPTED), marks=pytest.mark.slow),
         pytest.param(
             TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED), marks=pytest.mark.slow
         ),
