@@ -1,8 +1,8 @@
 """Which frames make a clip: positions, no pixels yet (section 3.3 of the paper, temporal part).
 
 A sampler is called with the number of frames L of a video and a seed, and returns positions
-int32 [V, T]: V clips of T frames, `stride` apart. Where a video is shorter than a clip, they lie
-beyond its end, and `place` loops.
+int32 [V, T]: V clips of T frames, `stride` apart. Where a video is shorter than a clip, they reach
+beyond its end, and `place` loops: a clip may then begin at any frame, as in the authors' code.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ def _from(starts: tf.Tensor, num_frames: int, stride: int | tf.Tensor) -> tf.Ten
     return starts[:, tf.newaxis] + tf.range(num_frames) * stride
 
 
-def _num_starts(num_frames: int, stride: int | tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """How many starts leave the whole clip inside the video; at least 1."""
-    return tf.maximum(length - (num_frames - 1) * stride, 1)
+def _num_starts(last: int | tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """How many starts leave frame `last` of what is drawn inside the video; L where none does."""
+    return tf.where(length > last, length - last, length)
 
 
 def _below(uniform: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
@@ -67,7 +67,7 @@ class UniformClips:
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([self.num_clips], seed)
-        starts = _below(draws, _num_starts(self.num_frames, self.stride, length))
+        starts = _below(draws, _num_starts((self.num_frames - 1) * self.stride, length))
         return _from(starts, self.num_frames, self.stride)
 
 
@@ -78,7 +78,8 @@ class DecreasingPair:
     With M = L - (T-1) * stride possible starts, the time between the starts has a density that
     falls as 1 - (delta / M)^p on [0, M). Which is the density of M u v^(1 / (p+1)), u and v
     uniform: given v it is uniform below M v^(1 / (p+1)). The earlier start is uniform on what is
-    left, and which of the two clips is the earlier one is a coin toss.
+    left, and which of the two clips is the earlier one is a coin toss. In a video shorter than a
+    clip, both starts are drawn uniformly and independently, as in the authors' code.
 
     Attributes:
       num_frames: T.
@@ -93,11 +94,13 @@ class DecreasingPair:
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([4], seed)
-        num_starts = _num_starts(self.num_frames, self.stride, length)
+        last = (self.num_frames - 1) * self.stride
+        num_starts = _num_starts(last, length)
         delta = _below(draws[0] * draws[3] ** (1 / (self.power + 1)), num_starts)
         first = _below(draws[1], num_starts - delta)
         pair = tf.stack([first, first + delta])
         starts = tf.where(draws[2] < 0.5, pair, tf.reverse(pair, [0]))
+        starts = tf.where(length > last, starts, _below(draws[:2], length))
         return _from(starts, self.num_frames, self.stride)
 
 
@@ -148,7 +151,8 @@ class EvenClips:
 class ConsecutiveClips:
     """Clips one behind the other, the first start uniform over what leaves all of them inside.
 
-    Clip v begins at start + v * (T * stride + gap).
+    In a video shorter than all of them together, it is uniform over the video. Clip v begins at
+    start + v * (T * stride + gap).
 
     Attributes:
       num_frames: T.
@@ -164,10 +168,8 @@ class ConsecutiveClips:
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         step = self.num_frames * self.stride + self.gap
-        room = length - (self.num_clips - 1) * step
-        start = _below(
-            tf.random.stateless_uniform([1], seed), _num_starts(self.num_frames, self.stride, room)
-        )
+        last = (self.num_clips - 1) * step + (self.num_frames - 1) * self.stride
+        start = _below(tf.random.stateless_uniform([1], seed), _num_starts(last, length))
         return _from(start + step * tf.range(self.num_clips), self.num_frames, self.stride)
 
 
@@ -197,8 +199,68 @@ class PacedClips:
         if self.drawn_clips:
             paces = tf.gather(paces, _below(draws[1], tf.size(paces)))
         strides = self.stride * paces
-        starts = _below(draws[0], _num_starts(self.num_frames, strides, length))
+        starts = _below(draws[0], _num_starts((self.num_frames - 1) * strides, length))
         return _from(starts, self.num_frames, strides[:, tf.newaxis])
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """The frames of a video as a sampler counts them: one by one, or in ticks of a rate.
+
+    Attributes:
+      length: int32 [], how many it counts.
+      step: float32 [], frames of mean duration from one tick to the next; None: one by one.
+      begins: float32 [L], from which tick on, times `step`, each frame is chosen; None likewise.
+    """
+
+    length: tf.Tensor
+    step: tf.Tensor | None = None
+    begins: tf.Tensor | None = None
+
+    @classmethod
+    def of(cls, times: tf.Tensor, frame_rate: tf.Tensor, fps: float | None) -> "Timeline":
+        """Count in frames, or in ticks of 1/fps of a second.
+
+        At a tick it is the nearest frame's turn. But a frame that stays longer than the video's
+        frames do on average is left only half a mean duration before the next one is shown.
+
+        Args:
+          times: float32 [L], seconds from the first frame; not numbers if unknown.
+          frame_rate: float32 [], 0 if unknown.
+          fps: the rate in which to count; None for that of each video. Where neither times nor rate
+            are known, the video is taken to have this rate.
+        """
+        count = tf.size(times)
+        if fps is None:
+            return cls(count)
+        rate = mean_rate(times, frame_rate)
+        shown, index = times * rate, tf.cast(tf.range(count), tf.float32)
+        # At a constant rate, without the rounding of time stamps.
+        is_even = tf.reduce_all(tf.abs(shown - index) < 0.5) | tf.math.is_nan(rate)
+        shown = tf.where(is_even, index, shown)
+        step = tf.where(tf.math.is_nan(rate), 1.0, rate / fps)
+        ticks = tf.cast((shown[-1] + 1) / step, tf.int32)  # the last frame has the mean duration
+        before = tf.minimum(shown[1:] - shown[:-1], 1)
+        return cls(tf.maximum(ticks, 1), step, shown + 0.5 - 0.5 * tf.concat([[1.0], before], 0))
+
+    def frames(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return the frames of the video, int32 [...], at positions below `length`."""
+        if self.step is None:
+            return positions
+        ticks = tf.cast(tf.reshape(positions, [-1]), tf.float32) * self.step + 0.5
+        frames = tf.searchsorted(self.begins, ticks, side="right") - 1
+        return tf.reshape(frames, tf.shape(positions))
+
+
+def mean_rate(times: tf.Tensor, frame_rate: tf.Tensor) -> tf.Tensor:
+    """Return frames per second, float32 []: the given rate, or that of the times; NaN if unknown.
+
+    Args: as of `Timeline.of`.
+    """
+    elapsed = times[-1] - times[0]
+    steps = tf.cast(tf.size(times) - 1, tf.float32)
+    measured = tf.where(elapsed > 0, steps / elapsed, float("nan"))
+    return tf.where(frame_rate > 0, frame_rate, measured)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +268,7 @@ class Placement:
     """Where the clips of a video lie.
 
     Attributes:
-      positions: int32 [V, T], frames as the sampler counts them (of the video, or of the same
-        video at another rate), before looping.
+      positions: int32 [V, T], frames or ticks as the sampler counts them, before looping.
       frames: int32 [V, T], frames of the video, in [0, L).
       loops: int32 [V, T], how often the video has begun anew before.
     """
@@ -217,31 +278,18 @@ class Placement:
     loops: tf.Tensor
 
 
-def place(
-    sampler: ClipSampler,
-    length: tf.Tensor,
-    seed: tf.Tensor,
-    frame_rate: tf.Tensor,
-    fps: float | None,
-) -> Placement:
+def place(sampler: ClipSampler, timeline: Timeline, seed: tf.Tensor) -> Placement:
     """Place clips in a video; one shorter than a clip loops.
 
-    With `fps` the sampler chooses what it would choose if the video had that frame rate, so that a
-    stride means the same time in all videos: a clip of 16 frames with stride 2 at 25 frames a
-    second spans 1.2 s.
+    On a timeline with a rate the sampler chooses what it would choose if the video had that frame
+    rate, so that a stride means the same time in all videos: a clip of 16 frames with stride 2 at
+    25 frames a second spans 1.2 s.
 
     Args:
       sampler: counts in frames.
-      length: int32 [], frames of the video.
+      timeline: of the video.
       seed: int32 [2].
-      frame_rate: float32 [], of the video; 0 if unknown, and then it is taken as it is.
-      fps: the rate in which the sampler counts; None for that of each video.
     """
-    if fps is None:
-        positions = sampler(length, seed)
-        return Placement(positions, positions % length, positions // length)
-    step = tf.where(frame_rate > 0, frame_rate / fps, 1.0)  # from one frame at `fps` to the next
-    at_rate = tf.maximum(tf.cast(tf.cast(length, tf.float32) / step, tf.int32), 1)
-    positions = sampler(at_rate, seed)
-    frames = tf.cast(tf.cast(positions % at_rate, tf.float32) * step + 0.5, tf.int32)
-    return Placement(positions, tf.minimum(frames, length - 1), positions // at_rate)
+    positions = sampler(timeline.length, seed)
+    frames = timeline.frames(positions % timeline.length)
+    return Placement(positions, frames, positions // timeline.length)

@@ -24,7 +24,7 @@ class Pipeline:
       frames: uint8 [B, V, T, H, W, 3]; V counts clips x crops. Float32 in [0, 1] if the pipeline
         augments them.
       seeds: int32 [B, V, 2], one a view, for the augmentation and for what a task draws.
-      positions: int32 [B, V, T], frames as the sampler counts them, before looping.
+      positions: int32 [B, V, T], frames, or ticks of 1/fps of a second, before looping.
       seconds: float32 [B, V, T], times of the frames in the video; when it loops they continue.
         Not numbers where the record knows neither times nor a rate.
       label: int32 [B], -1 in unlabeled data.
@@ -59,7 +59,7 @@ class Pipeline:
           split: name of the split.
           shuffle_buffer: see `records.shuffled`. Records are held as JPEGs, so a video of 300
             frames at 340x256 takes about 8 MB.
-          fps: see `clips.place`.
+          fps: see `clips.Timeline.of`.
           augment: the task's augmentation, if it is to run here, on the host, rather than in the
             training step. The pixels are the same; what goes to the accelerator is four times as
             much.

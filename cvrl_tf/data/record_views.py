@@ -41,14 +41,38 @@ def placed(
     fps: float | None,
 ) -> clip_samplers.Placement:
     """Place clips in a record of `records.parse`; see `clips.place`."""
-    length = tf.size(record["frames"])
-    return clip_samplers.place(clips, length, seed, record["frame_rate"], fps)
+    return clip_samplers.place(clips, _timeline(record, fps), seed)
+
+
+def _timeline(record: dict[str, tf.Tensor], fps: float | None) -> clip_samplers.Timeline:
+    return clip_samplers.Timeline.of(record["times"], record["frame_rate"], fps)
+
+
+def _duration(record: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Seconds, float32 []; the last frame stays as long as frames do on average."""
+    times = record["times"]
+    return times[-1] + 1 / clip_samplers.mean_rate(times, record["frame_rate"])
 
 
 def seconds(record: dict[str, tf.Tensor], where: clip_samplers.Placement) -> tf.Tensor:
     """Compute the times of chosen frames, float32 [V, T]; in a video that loops they continue."""
+    before = tf.math.multiply_no_nan(_duration(record), tf.cast(where.loops, tf.float32))
+    return tf.gather(record["times"], where.frames) + before
+
+
+def spans(record: dict[str, tf.Tensor], sampling: Sampling, num_clips: int) -> tf.Tensor:
+    """Compute from when to when the clips of `evaluation_views` last, float32 [K, 2].
+
+    In seconds into the source, as players count. A clip lasts until the frame is shown that would
+    be its next one, or the video ends. In a video that loops it lasts from the beginning to the
+    end. Times that are unknown are not numbers.
+
+    Args: as of `evaluation_views`, but for the record, which is one of `records.parse`.
+    """
+    clips, timeline = sampling.clips(num_clips), _timeline(record, sampling.fps)
+    first = clips(timeline.length, tf.zeros([2], tf.int32))[:, 0]
+    behind = first + clips.num_frames * clips.stride
     times = record["times"]
-    length = tf.cast(tf.size(times), tf.float32)
-    # The last frame stays as long as the others do on average.
-    duration = (times[-1] - times[0]) * length / tf.maximum(length - 1, 1)
-    return tf.gather(times, where.frames) + tf.cast(where.loops, tf.float32) * duration
+    next_shown = tf.gather(times, timeline.frames(tf.minimum(behind, timeline.length - 1)))
+    ends = tf.where(behind < timeline.length, next_shown, _duration(record))
+    return record["start"] + tf.stack([tf.gather(times, timeline.frames(first)), ends], axis=1)

@@ -114,6 +114,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         frames: string [L], JPEGs in presentation order.
         times: float32 [L], seconds from the first stored frame. Index / frame_rate where the
           record has no times; NaN where it has no frame rate either.
+        start: float32 [], seconds into the source of that frame; 0 where the record has no times.
         label: int32 [], -1 in unlabeled data.
         frame_rate: float32 [], frames per second, 0 where unknown.
         video_id: string [].
@@ -132,9 +133,11 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         sequence_features={schema.FRAMES: tf.io.FixedLenSequenceFeature([], tf.string)},
     )
     frames, frame_rate = sequence[schema.FRAMES], context[schema.FRAME_RATE]
+    microseconds = context[schema.TIMES].values
     return {
         "frames": frames,
-        "times": _seconds(context[schema.TIMES].values, tf.size(frames), frame_rate),
+        "times": _seconds(microseconds, tf.size(frames), frame_rate),
+        "start": tf.cast(tf.reduce_sum(microseconds[:1]), tf.float32) / 1e6,
         "label": tf.cast(context[schema.LABEL_INDEX], tf.int32),
         "frame_rate": frame_rate,
         "video_id": context[schema.VIDEO_ID],

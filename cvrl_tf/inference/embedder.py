@@ -3,7 +3,6 @@
 Views are taken as in evaluation: the features are those that an evaluation on the same records has.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from cvrl_tf import checkpoints, files
-from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import records
-from cvrl_tf.data.record_views import evaluation_views
+from cvrl_tf.data import record_views, records
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.measures import neighbors
@@ -65,10 +62,9 @@ class Embedder:
         self._loaded = tf.saved_model.load(str(model))  # keeps the variables
         self._signature = self._loaded.signatures["clips"]
         self._sampling = Sampling.of(self.views)
-        self._clips = self._sampling.clips(self.views["num_clips"])
         counts = self.views["num_clips"], self.views["num_crops"]
         self._views_of = tf.function(
-            lambda record: evaluation_views(record, self._sampling, *counts),
+            lambda record: record_views.evaluation_views(record, self._sampling, *counts),
             input_signature=[tf.TensorSpec([], tf.string)],
         )
 
@@ -106,34 +102,14 @@ class Embedder:
         crops = self.views["num_crops"]
         parts = [self.results_of(tf.reshape(v, [-1, *v.shape[2:]]), crops) for v in some]
         results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        times = [
-            records.parse(serialized)["times"].numpy() for serialized in records.in_order(shards)
+        num_clips = self.views["num_clips"]
+        spans = [
+            record_views.spans(records.parse(serialized), self._sampling, num_clips).numpy()
+            for serialized in records.in_order(shards)
         ]
-        spans = [self._spans(*each) for each in zip(written, times, strict=True)]
-        starts, ends = np.concatenate(spans).T
-        names = np.repeat([outcome.name for outcome in written], self._clips.num_clips)
+        starts, ends = np.concatenate(spans).astype(float).T
+        names = np.repeat([outcome.name for outcome in written], num_clips)
         return ClipFeatures(names, starts, ends, results, facts)
-
-    def _spans(self, outcome: Outcome, times: np.ndarray) -> np.ndarray:
-        """Beginnings and ends of a video's clips, seconds, float [K, 2].
-
-        Args:
-          outcome: of the video.
-          times: when each frame is shown, seconds, float [L].
-        """
-        rate, fps = outcome.frame_rate, self.views["fps"]
-        placed = clip_samplers.place(
-            self._clips,
-            tf.constant(outcome.num_frames),
-            tf.zeros([2], tf.int32),
-            tf.constant(rate),
-            fps,
-        )
-        begin = placed.frames[:, 0].numpy()
-        reach = self._clips.num_frames * self._clips.stride * (rate / fps if rate and fps else 1)
-        frames = np.stack([begin, np.minimum(begin + reach, outcome.num_frames)], axis=1)
-        edges = np.append(times.astype(float), times[-1] + (1 / rate if rate else math.nan))
-        return np.interp(frames, np.arange(len(edges)), edges)
 
 
 def facts_of(

@@ -28,7 +28,7 @@ class ClipFeatures:
 
     Attributes:
       videos: str [N], paths as they were given.
-      starts, ends: float64 [N], seconds into the video; not a number where its rate is unknown.
+      starts, ends: float64 [N], seconds into the video; not a number where they are unknown.
       results: by name, such as "feature", float32 [N, D]; the mean over a clip's crops.
       facts: for JSON: model, fingerprint and views, see `embedding.Embedder`; skipped, reasons by
         video.

@@ -96,7 +96,7 @@ class Found:
 
     Attributes:
       video: path as it was given.
-      start, end: seconds; not a number where the video's rate is unknown.
+      start, end: seconds; not a number where they are unknown.
       cosine: of its feature with the query's.
     """
 

@@ -16,7 +16,7 @@ class Query:
 
     Attributes:
       video: path.
-      start, end: seconds of its middle clip; not a number where the video's rate is unknown.
+      start, end: seconds of its middle clip; not a number where they are unknown.
     """
 
     video: str

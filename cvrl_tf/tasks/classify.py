@@ -10,7 +10,7 @@ from cvrl_tf.augment import presets
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models import encoder as encoders
 from cvrl_tf.models.encoder import Encoder
-from cvrl_tf.tasks.task import Batch, Task
+from cvrl_tf.tasks.task import Batch, Task, dropout
 
 
 class Classifier(Task):
@@ -43,14 +43,19 @@ class Classifier(Task):
         layer_decay: the learning rate of the encoder's last stage is so many times that of the
           linear layer, that of the stage before so many times that, down to the stem. SGD only,
           with or without momentum.
+
+        Raises:
+          ValueError: `dropout` is not in [0, 1).
         """
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} is not in [0, 1).")
         super().__init__(["top1", "top5"], weight_decay)
         self.encoder = encoder
         self.classifier = keras.layers.Dense(num_classes)
         self.augment = augment or presets.none()
         self._freeze_encoder = freeze_encoder
         self._normalize_features = normalize_features
-        self._dropout = keras.layers.Dropout(dropout)
+        self._dropout = dropout
         self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
         encoder.trainable = not freeze_encoder
         encoder.build(encoders.INPUT_SHAPE)
@@ -73,18 +78,28 @@ class Classifier(Task):
         return {"encoder": self.encoder, "classifier": self.classifier}
 
     def call(self, frames: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Compute logits, float32 [N, num_classes], of frames, float [N, T, H, W, 3] in [0, 1]."""
+        """Compute logits, float32 [N, num_classes], of frames, float [N, T, H, W, 3] in [0, 1].
+
+        Without dropout, which belongs to the training step: it needs the seeds of the examples.
+        """
+        return self._logits(self._features(frames, training))
+
+    def _features(self, frames: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """What the linear layer sees, float32 [N, D], before dropout."""
         features = self.encoder(frames, training=training and not self._freeze_encoder)
-        if self._normalize_features:
-            features = tf.math.l2_normalize(features, axis=1)
-        features = self._dropout(features, training=training)
+        return tf.math.l2_normalize(features, axis=1) if self._normalize_features else features
+
+    def _logits(self, features: tf.Tensor) -> tf.Tensor:
         return tf.cast(self.classifier(features), tf.float32)
 
     def compute_losses(
         self, batch: Batch, training: bool
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Compute this replica's part of the loss; see `PretextTask.compute_losses`."""
-        logits = self(self.augment(batch["frames"], batch["seeds"]), training=training)
+        features = self._features(self.augment(batch["frames"], batch["seeds"]), training)
+        if training:
+            features = dropout(features, self._dropout, batch)
+        logits = self._logits(features)
         losses = keras.losses.categorical_crossentropy(
             tf.one_hot(batch["label"], logits.shape[-1]),
             logits,

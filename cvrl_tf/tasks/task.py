@@ -1,7 +1,7 @@
 """What all tasks share: the training step, its metrics, and how it notices that it went wrong."""
 
 import abc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -10,6 +10,9 @@ import tf_keras as keras
 from cvrl_tf.losses import weight_decay as decay
 
 NEVER = -1
+
+# Folded into the seed of an example for what a task draws; augmentations count from 0.
+_TASK_DRAWS = 1 << 16
 
 Batch = dict[str, tf.Tensor]
 
@@ -176,3 +179,52 @@ class _TimedIterator:
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
             self._seconds.assign_add(tf.cast(tf.timestamp() - begin, tf.float32))
         return batch
+
+
+def draws(
+    batch: Batch,
+    sample: Callable[[tf.Tensor], tf.Tensor],
+    purpose: int = 0,
+    dtype: tf.DType = tf.float32,
+) -> tf.Tensor:
+    """Draw something for each example: the same whenever it is asked for, wherever it is computed.
+
+    So `embed`, which may see an example twice and in parts, and `losses` agree on what was drawn,
+    and a resumed run draws what an uninterrupted one does, on any number of replicas.
+
+    Args:
+      batch: of `data.pipeline`.
+      sample: draws for one example from a seed, int32 [2]. Say `alg="philox"` there: XLA's own
+        choice makes other numbers.
+      purpose: which of the task's draws it is; they are independent.
+      dtype: of what `sample` returns.
+
+    Returns:
+      [B, ...].
+    """
+
+    def of_example(seed: tf.Tensor) -> tf.Tensor:
+        fold_in = tf.random.experimental.stateless_fold_in
+        return sample(fold_in(seed, _TASK_DRAWS + purpose, alg="philox"))
+
+    return tf.map_fn(of_example, batch["seeds"][:, 0], fn_output_signature=dtype)
+
+
+def dropout(x: tf.Tensor, rate: float, batch: Batch, purpose: int = 0) -> tf.Tensor:
+    """Set a share of the units of each example to 0, and scale up the others, in training.
+
+    What Keras's layer drops depends on what the process has drawn before. This depends on the seeds
+    of the examples alone; see `draws`.
+
+    Args:
+      x: float [B, ...].
+      rate: the share, in [0, 1).
+      batch: of `data.pipeline`, the same B examples.
+      purpose: see `draws`.
+    """
+    if not rate:
+        return x
+    uniform = draws(
+        batch, lambda seed: tf.random.stateless_uniform(x.shape[1:], seed, alg="philox"), purpose
+    )
+    return tf.where(uniform < rate, 0.0, x / (1 - rate))

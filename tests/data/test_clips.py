@@ -11,7 +11,8 @@ from cvrl_tf.data import clips
 
 def placed(sampler: clips.UniformClips, length: int, seed: tf.Tensor) -> tf.Tensor:
     """Frames of the video, [V, T]."""
-    return clips.place(sampler, tf.constant(length), seed, tf.constant(0.0), None).frames
+    timeline = clips.Timeline.of(tf.zeros([length]), tf.constant(0.0), None)
+    return clips.place(sampler, timeline, seed).frames
 
 
 def draw(sampler: clips.UniformClips, length: int, count: int) -> np.ndarray:
@@ -51,9 +52,12 @@ def test_frames_are_a_stride_apart_and_inside(sampler: clips.UniformClips, lengt
 @pytest.mark.parametrize("sampler", ALL, ids=lambda s: f"{type(s).__name__}x{s.num_clips}")
 @pytest.mark.parametrize("length", [1, 5, 30])
 def test_short_videos_loop(sampler: clips.UniformClips, length: int) -> None:
-    indices = draw(sampler, length, 5)
-    expected = (2 * np.arange(16)) % length
-    np.testing.assert_array_equal(indices, np.broadcast_to(expected, indices.shape))
+    indices = draw(sampler, length, 200)
+    expected = (indices[..., :1] + 2 * np.arange(16)) % length
+    np.testing.assert_array_equal(indices, expected)
+    starts = np.unique(indices[..., 0])
+    even = isinstance(sampler, clips.EvenClips)  # as the authors' test
+    np.testing.assert_array_equal(starts, [0] if even else np.arange(length))
 
 
 def test_independent_starts_are_uniform_and_independent() -> None:
@@ -100,6 +104,37 @@ def test_decreasing_pair_as_the_authors() -> None:
     assert stats.ks_2samp(*np.abs(signed)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [clips.UniformClips(16, 2, 2), clips.DecreasingPair(16, 2), clips.PacedClips(16, 1, (2, 2))],
+    ids=repr,
+)
+def test_starts_in_a_short_video_are_independent_and_uniform(sampler: clips.ClipSampler) -> None:
+    length = 30  # a clip of 16 frames, 2 apart, has 31
+    starts = draw_positions(sampler, length, 10_000)[:, :, 0]
+    pairs = np.bincount(starts[:, 0] * length + starts[:, 1], minlength=length**2)
+    assert len(pairs) == length**2
+    assert stats.chisquare(pairs).pvalue > 1e-3
+    distance = np.abs(np.subtract.outer(np.arange(length), np.arange(length))).mean()
+    np.testing.assert_allclose(np.abs(np.diff(starts)).mean(), distance, rtol=0.03)
+    np.testing.assert_allclose(distance, 10, rtol=0.01)
+
+
+def test_a_pair_in_a_short_video_as_the_authors() -> None:
+    def starts(_: tf.Tensor) -> tf.Tensor:
+        both = garden.sample_ssl_sequence(tf.range(30), 16, True, 2)
+        return tf.stack([both[0], both[16]])
+
+    tf.random.set_seed(None)  # a global seed would make both of their draws, in branches, the same
+    theirs = next(tf.data.Dataset.range(4000).map(starts).batch(4000).as_numpy_iterator())
+    ours = draw(clips.DecreasingPair(16, 2), 30, 4000)[:, :, 0]
+    for pairs in (ours, theirs):
+        assert abs(np.abs(np.diff(pairs)).mean() - 10) < 0.6  # five standard errors
+    assert stats.ks_2samp(np.diff(ours)[:, 0], np.diff(theirs)[:, 0]).pvalue > 1e-6
+    for view in range(2):
+        assert stats.ks_2samp(ours[:, view], theirs[:, view]).pvalue > 1e-6
+
+
 @pytest.mark.parametrize("sampler", ALL, ids=lambda s: f"{type(s).__name__}x{s.num_clips}")
 def test_same_indices_eagerly_and_mapped(sampler: clips.UniformClips) -> None:
     for mapped, seed in zip(draw(sampler, 250, 20), range(20), strict=True):
@@ -141,12 +176,20 @@ def test_consecutive_clips_follow_each_other(stride: int, gap: int) -> None:
     assert starts[:, 0].max() == count - 1
 
 
-@pytest.mark.parametrize("length", [1, 30, 64])
-def test_consecutive_clips_of_short_videos_begin_at_their_start(length: int) -> None:
+@pytest.mark.parametrize("length", [1, 30, 63])
+def test_consecutive_clips_of_short_videos_begin_anywhere(length: int) -> None:
     sampler = clips.ConsecutiveClips(16, 1, num_clips=3, gap=8)  # which span 64 frames
-    positions = draw_positions(sampler, length, 20)
+    positions = draw_positions(sampler, length, 3000)
+    starts = positions[:, 0, 0]
     expected = np.array([0, 24, 48])[:, None] + np.arange(16)
-    np.testing.assert_array_equal(positions, np.broadcast_to(expected, positions.shape))
+    np.testing.assert_array_equal(positions - starts[:, None, None], [expected] * 3000)
+    assert starts.max() == length - 1
+    assert length == 1 or stats.chisquare(np.bincount(starts)).pvalue > 1e-3
+
+
+def test_consecutive_clips_that_just_fit_begin_at_the_start() -> None:
+    sampler = clips.ConsecutiveClips(16, 1, num_clips=3, gap=8)
+    assert set(draw_positions(sampler, 64, 20)[:, 0, 0]) == {0}
 
 
 def test_paces_are_those_given_in_order() -> None:
@@ -179,40 +222,102 @@ def test_drawn_paces_are_uniform_and_independent() -> None:
         assert stats.chisquare(np.bincount(mine, minlength=count)).pvalue > 1e-3
 
 
-def test_paced_clips_of_short_videos_begin_at_their_start() -> None:
-    positions = draw_positions(clips.PacedClips(8, 1, paces=(1, 4)), 10, 50)
+def test_paced_clips_of_short_videos_begin_anywhere() -> None:
+    positions = draw_positions(clips.PacedClips(8, 1, paces=(1, 4)), 10, 1000)
     assert set(positions[:, 0, 0]) == {0, 1, 2}
-    expected = 4 * np.arange(8)
-    np.testing.assert_array_equal(positions[:, 1], np.broadcast_to(expected, (50, 8)))
+    assert set(positions[:, 1, 0]) == set(range(10))
+    np.testing.assert_array_equal(np.diff(positions[:, 1]), 4)
 
 
-def placement(sampler: clips.ClipSampler, length: int, rate: float, fps: float | None) -> tuple:
+def placement(
+    sampler: clips.ClipSampler, times: list[float] | np.ndarray, rate: float, fps: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions, frames and loops, each [V, T]."""
-    found = clips.place(sampler, tf.constant(length), tf.constant([0, 7]), tf.constant(rate), fps)
+    timeline = clips.Timeline.of(tf.constant(times, tf.float32), tf.constant(rate), fps)
+    found = clips.place(sampler, timeline, tf.constant([0, 7]))
     return found.positions.numpy(), found.frames.numpy(), found.loops.numpy()
 
 
+class AllTwice:
+    """Every position that there is, in the video and once more."""
+
+    num_frames = stride = num_clips = 1
+
+    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return tf.range(2 * length)[tf.newaxis]
+
+
 def test_a_short_video_loops() -> None:
-    sampler = clips.ConsecutiveClips(4, 1, num_clips=3, gap=2)
-    positions, frames, loops = placement(sampler, 7, 0.0, None)
-    np.testing.assert_array_equal(positions, [[0, 1, 2, 3], [6, 7, 8, 9], [12, 13, 14, 15]])
-    np.testing.assert_array_equal(frames, [[0, 1, 2, 3], [6, 0, 1, 2], [5, 6, 0, 1]])
-    np.testing.assert_array_equal(loops, [[0, 0, 0, 0], [0, 1, 1, 1], [1, 1, 2, 2]])
+    class Third:
+        num_frames, stride, num_clips = 8, 1, 1
+
+        def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            return 2 + tf.range(15)[tf.newaxis]
+
+    positions, frames, loops = placement(Third(), np.arange(7), 0.0, None)
+    np.testing.assert_array_equal(positions, [np.arange(2, 17)])
+    np.testing.assert_array_equal(frames, [[2, 3, 4, 5, 6, *range(7), 0, 1, 2]])
+    np.testing.assert_array_equal(loops, [5 * [0] + 7 * [1] + 3 * [2]])
 
 
 def test_a_rate_is_counted_in_time() -> None:
     sampler = clips.EvenClips(4, 2, num_clips=1)
     # 40 frames at 20 a second are 20 at 10: the clip of 8 is in their middle.
-    positions, frames, loops = placement(sampler, 40, 20.0, 10.0)
+    positions, frames, loops = placement(sampler, np.arange(40) / 20, 20.0, 10.0)
     np.testing.assert_array_equal(positions, [[6, 8, 10, 12]])
     np.testing.assert_array_equal(frames, 2 * positions)
     np.testing.assert_array_equal(loops, np.zeros((1, 4)))
-    # An unknown rate is taken as it is.
-    positions, frames, _ = placement(sampler, 40, 0.0, 10.0)
+    # An unknown rate is that of the times; without those, the video is taken as it is.
+    _, frames, _ = placement(sampler, np.arange(40) / 20, 0.0, 10.0)
+    np.testing.assert_array_equal(frames, [[12, 16, 20, 24]])
+    positions, frames, _ = placement(sampler, np.full(40, np.nan), 0.0, 10.0)
     np.testing.assert_array_equal(positions, [[16, 18, 20, 22]])
     np.testing.assert_array_equal(frames, positions)
     # 10 frames at 30 a second are 5 at 15, counted from 0 again where the video begins anew.
-    positions, frames, loops = placement(clips.EvenClips(4, 2, num_clips=1), 10, 30.0, 15.0)
+    positions, frames, loops = placement(sampler, np.arange(10) / 30, 30.0, 15.0)
     np.testing.assert_array_equal(positions, [[0, 2, 4, 6]])
     np.testing.assert_array_equal(frames, [[0, 4, 8, 2]])
     np.testing.assert_array_equal(loops, [[0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("rate", [7.3, 24000 / 1001, 25.0, 29.97, 30.0, 60000 / 1001])
+@pytest.mark.parametrize("unit", [1e-3, 1e-6])
+def test_a_constant_rate_needs_no_time_stamps(rate: float, unit: float) -> None:
+    """The nearest frame by its number, in float32, however time stamps are rounded."""
+    for fps in (5.0, 12.5, 20.0, 25.0, 60.0):
+        for length in (1, 30, 299, 300):
+            step = np.float32(rate) / np.float32(fps)
+            ticks = max(int(np.float32(length) / step), 1)
+            nearest = np.arange(ticks, dtype=np.float32) * step + np.float32(0.5)
+            expected = np.minimum(nearest.astype(int), length - 1)
+            times = np.round(np.arange(length) / rate / unit) * unit
+            positions, frames, loops = placement(AllTwice(), times, rate, fps)
+            np.testing.assert_array_equal(positions, [np.arange(2 * ticks)])
+            np.testing.assert_array_equal(frames, [np.tile(expected, 2)])
+            np.testing.assert_array_equal(loops, [np.repeat([0, 1], ticks)])
+
+
+@pytest.mark.parametrize("rate", [0.0, 42 / 5])  # the record's is the mean one, if it knows any
+def test_ticks_have_the_frames_that_are_shown_then(rate: float) -> None:
+    """30 frames of the first second, then 3 a second, as a phone records in the dark."""
+    times = np.concatenate([np.arange(30) / 30, 1 + np.arange(12) / 3])
+    positions, frames, _ = placement(AllTwice(), times, rate, 10.0)
+    ticks = positions.shape[1] // 2
+    assert ticks in (47, 48)  # the last frame, at 4.667 s, stays for 0.119 s, the mean
+    shown = np.array([np.searchsorted(times, t / 10 + 1e-6, "right") - 1 for t in range(ticks)])
+    np.testing.assert_array_equal(frames[0, :11], 3 * np.arange(11))
+    # What begins within half a mean duration, 0.06 s, is shown already.
+    soon = np.array([np.min(np.append(times[times > t / 10], 9)) - t / 10 for t in range(ticks)])
+    np.testing.assert_array_equal(frames[0, 11:ticks], (shown + (soon < 0.0595))[11:])
+    np.testing.assert_array_equal(frames[0, ticks:], frames[0, :ticks])
+    # A second of a clip is a second of the video, wherever it is.
+    late = times[frames[0, 10:ticks]] - positions[0, 10:ticks] / 10
+    assert late.min() > -0.34 and late.max() < 0.06
+
+
+def test_a_frame_that_stays_is_shown_until_the_next_one() -> None:
+    """A slide for 5 s, then 10 frames a second."""
+    times = [0.0, *(5 + np.arange(11) / 10)]
+    _, frames, _ = placement(AllTwice(), times, 10.0, 10.0)
+    expected = 50 * [0] + list(range(1, 12))
+    np.testing.assert_array_equal(frames, [2 * expected])

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +185,8 @@ def test_two_views_of_a_video_come_from_it(tmp_path: Path, one_worker: Contexts)
     assert len(np.unique(times[:, :, 0])) > 3
 
 
-def with_rate(folder: Path, rate: float) -> Path:
-    """Writes a frame rate into all records of a folder."""
+def with_rate(folder: Path, rate: float, times: Sequence[int] = ()) -> Path:
+    """Writes a frame rate, and times in microseconds, into all records of a folder."""
     for shard in folder.glob("train-*"):
         examples = [
             tf.train.SequenceExample.FromString(record.numpy())
@@ -195,6 +195,8 @@ def with_rate(folder: Path, rate: float) -> Path:
         with tf.io.TFRecordWriter(str(shard)) as writer:
             for example in examples:
                 example.context.feature[schema.FRAME_RATE].float_list.value.append(rate)
+                if times:
+                    example.context.feature[schema.TIMES].int64_list.value.extend(times)
                 writer.write(example.SerializeToString())
     return folder
 
@@ -239,12 +241,40 @@ def test_positions_count_in_the_rate_of_the_sampler(
     sampler = clips.ConsecutiveClips(4, 1, num_clips=2)  # 8 frames; the video has 5 of this rate
     data = pipeline.Pipeline(short_ramps, sampler, views.RandomResizedCrop(16), fps=2.5)
     (batch,) = take(data.train_batches(6, 0, 0, one_worker(1)), 1)
-    np.testing.assert_array_equal(
-        batch["positions"], np.tile([[0, 1, 2, 3], [4, 5, 6, 7]], (6, 1, 1))
-    )
+    starts = batch["positions"][:, :1, :1]
+    assert len(np.unique(starts)) > 1 and starts.max() < 5
+    expected = np.tile([[0, 1, 2, 3], [4, 5, 6, 7]], (6, 1, 1))
+    np.testing.assert_array_equal(batch["positions"] - starts, expected)
     gray = np.round(batch["frames"].astype(float).mean(axis=(3, 4, 5)) / 4)
     np.testing.assert_array_equal(gray, 2 * (batch["positions"] % 5))
     np.testing.assert_allclose(batch["seconds"], batch["positions"] / 2.5, rtol=1e-5)
+
+
+def test_a_stride_is_a_time_where_the_frame_rate_varies(
+    tmp_path: Path, one_worker: Contexts
+) -> None:
+    """30 frames in the first second, 3 in each of the next four; the rate is the mean one."""
+    shown = np.concatenate([np.arange(30) / 30, 1 + np.arange(12) / 3])
+    folder = write_records(tmp_path, [ramp_video(42, 32, 32)] * 8)
+    with_rate(folder, 42 / 5, [round(1e6 * (7 + each)) for each in shown])
+    crop = views.RandomResizedCrop(16)
+    data = pipeline.Pipeline(folder, clips.UniformClips(4, 2, 2), crop, fps=5.0)
+    (batch,) = take(data.train_batches(8, 0, 0, one_worker(1)), 1)
+    frames = np.round(batch["frames"].astype(float).mean(axis=(3, 4, 5)) / 4).astype(int)
+    np.testing.assert_allclose(batch["seconds"], shown[frames], atol=1e-5)
+    wanted = batch["positions"] / 5
+    np.testing.assert_allclose(np.diff(wanted), 0.4)
+    np.testing.assert_array_equal(frames, np.searchsorted(shown, wanted + 1e-3, "right") - 1)
+    assert wanted.min() < 0.5 and wanted.max() > 3.5
+
+
+def test_a_video_of_one_frame_goes_on_for_its_duration(
+    tmp_path: Path, one_worker: Contexts
+) -> None:
+    folder = with_rate(write_records(tmp_path, [ramp_video(1, 32, 32)] * 2), 5.0)
+    data = pipeline.Pipeline(folder, clips.EvenClips(4, 1, 1), views.EvenCrops(16, 32, 1))
+    (batch,) = take(data.eval_batches(2, one_worker(1)), 1)
+    np.testing.assert_allclose(batch["seconds"], np.tile(np.arange(4) / 5, (2, 1, 1)))
 
 
 def test_crops_of_a_clip_have_its_positions(short_ramps: Path, one_worker: Contexts) -> None:

@@ -137,18 +137,53 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def filmed(path: Path, times: str, *more: str) -> str:
+    """A video of 16 frames that are shown when an expression of their number N says, seconds."""
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.64:r=25", *more]
+    encoder = ["-c:v", "libx264", "-bf", "0", "-pix_fmt", "yuv420p", "-fps_mode", "passthrough"]
+    picture = ["-vf", f"setpts=({times})/TB", *encoder, str(path)]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-loglevel", "error", *source, *picture], check=True)
+    return str(path)
+
+
 def test_times_where_frames_are_irregular(embedder: Embedder, tmp_path: Path) -> None:
     """8 frames at 25 a second, then 8 at 1 a second."""
-    path = tmp_path / "clip.mp4"
-    pauses = "setpts=if(lt(N\\,8)\\,N/25\\,N-7.68)/TB"
-    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.64:r=25", "-vf", pauses]
-    encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-fps_mode", "passthrough", str(path)]
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    subprocess.run([ffmpeg, "-loglevel", "error", *source, *encoder], check=True)
-    found = embed_videos(embedder, [str(path)], tmp_path / "features.npz")
+    video = filmed(tmp_path / "clip.mp4", "if(lt(N\\,8)\\,N/25\\,N-7.68)")
+    found = embed_videos(embedder, [video], tmp_path / "features.npz")
     np.testing.assert_allclose(found.starts, [0, 0.32], atol=1e-3)
     assert found.ends[0] == pytest.approx(0.32, abs=1e-3)
     assert 7.32 < found.ends[1] < 8.33
+
+
+def test_times_where_frames_are_irregular_and_a_stride_is_a_time(
+    exported_model: Path, tmp_path: Path
+) -> None:
+    """8 frames at 12.5 a second, then one each 0.52 s: clips of four frames, 0.4 s apart."""
+    shutil.copytree(exported_model, tmp_path / "model")
+    about = tmp_path / "model" / checkpoints.EXPORT_FILE
+    facts = json.loads(about.read_text())
+    facts["views"] |= {"fps": 5.0}
+    about.write_text(json.dumps(facts))
+    long = filmed(tmp_path / "long.mp4", "if(lt(N\\,8)\\,N*0.08\\,0.64+(N-8)*0.52)")
+    short = filmed(tmp_path / "short.mp4", "N*0.08")  # 1.3 s: a clip of 1.6 s loops
+    found = embed_videos(Embedder(tmp_path / "model"), [long, short], tmp_path / "features.npz")
+    # Its last frame is shown at 4.28 s. The last clip begins at 2.8 s.
+    np.testing.assert_allclose(found.starts, [0, 2.72, 0, 0], atol=1e-3)
+    assert found.ends[0] == pytest.approx(1.68, abs=1e-3)  # the frame that is there at 1.6 s
+    assert 4.4 < found.ends[1] < 4.7 and found.ends[2] == found.ends[3]
+    assert 1.22 < found.ends[2] < 1.29
+
+
+def test_times_count_from_the_beginning_of_the_file(embedder: Embedder, tmp_path: Path) -> None:
+    """The sound begins half a second before the picture."""
+    sound = ["-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac"]
+    video = filmed(tmp_path / "clip.mkv", "0.5+N/25", *sound)
+    found = embed_videos(embedder, [video], tmp_path / "features.npz")
+    first = found.starts[0]
+    assert first == pytest.approx(0.5, abs=0.05)  # the encoder of the sound begins a little earlier
+    np.testing.assert_allclose(found.starts, np.add(first, [0, 0.32]), atol=2e-3)
+    np.testing.assert_allclose(found.ends, np.add(first, [0.32, 0.64]), atol=2e-3)
 
 
 def test_a_fast_rate_is_a_rate(embedder: Embedder, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""A training run killed at any moment ends where the undisturbed one does, bit for bit on CPUs."""
+"""A training run killed at any moment ends where the undisturbed one does.
+
+Bit for bit, on the same kind of CPU with the same number of threads.
+"""
 
 import json
 import os

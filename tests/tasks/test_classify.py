@@ -8,6 +8,7 @@ import tf_keras as keras
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.classify import Classifier
+from cvrl_tf.tasks.task import dropout
 
 
 def classifier(**kwargs: float) -> Classifier:
@@ -58,11 +59,35 @@ def test_features_are_normalized_before_the_linear_layer(batch: dict) -> None:
 
 
 def test_dropout_acts_in_training_alone(batch: dict) -> None:
-    model = classifier(freeze_encoder=True, dropout=0.9)
-    frames = tf.cast(batch["frames"][:, 0], tf.float32) / 255
-    quiet = model(frames, training=False)
-    np.testing.assert_array_equal(model(frames, training=False), quiet)
-    assert np.abs(model(frames, training=True) - quiet).max() > 1e-3
+    losses = [
+        classifier(freeze_encoder=True, dropout=rate).compute_losses(batch, training)[0]
+        for rate in (0.0, 0.9)
+        for training in (False, True)
+    ]
+    assert losses[0] == losses[1] == losses[2]
+    assert abs(losses[3] - losses[0]) > 1e-3
+    with pytest.raises(ValueError, match=r"dropout=1.0 is not in \[0, 1\)"):
+        classifier(freeze_encoder=True, dropout=1.0)
+
+
+def test_dropout_is_a_function_of_the_seeds() -> None:
+    seeds = np.random.default_rng(0).integers(-(2**31), 2**31, (64, 3, 2)).astype(np.int32)
+    x = tf.random.stateless_uniform([64, 500], [0, 0], 1, 2)
+    whole = dropout(x, 0.3, {"seeds": seeds}).numpy()
+    kept = whole != 0
+    assert abs(kept.mean() - 0.7) < 0.01 and np.all(abs(kept.mean(axis=1) - 0.7) < 0.1)
+    np.testing.assert_allclose(whole, np.where(kept, x / 0.7, 0), rtol=1e-6)
+    # As if two replicas shared the batch, or another process computed it.
+    for part in (slice(None, 32), slice(32, None)):
+        np.testing.assert_array_equal(dropout(x[part], 0.3, {"seeds": seeds[part]}), whole[part])
+        compiled = tf.function(dropout)(x[part], 0.3, {"seeds": seeds[part]})
+        np.testing.assert_array_equal(compiled != 0, kept[part])
+    masks = [
+        kept,
+        dropout(x, 0.3, {"seeds": seeds + 1}) != 0,
+        dropout(x, 0.3, {"seeds": seeds}, 1) != 0,
+    ]
+    assert np.abs(np.corrcoef([np.ravel(mask) for mask in masks]) - np.eye(3)).max() < 0.02
 
 
 def test_multi_view_test_is_the_mean_of_softmaxes_and_counts_weights(batch: dict) -> None:

@@ -1,7 +1,7 @@
 """What all pretext tasks share: augmentation, encoding, the mean loss, exact small steps."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -17,9 +17,6 @@ from cvrl_tf.models.heads import Head
 from cvrl_tf.tasks.task import Batch, Task
 
 Outputs = dict[str, tf.Tensor]
-
-# Folded into the seed of an example for what a task draws; augmentations count from 0.
-_TASK_DRAWS = 1 << 16
 
 
 class PretextTask(Task):
@@ -236,31 +233,3 @@ class PretextTask(Task):
         with tf.control_dependencies(done):
             batch = {**batch, "frames": tf.identity(batch["frames"])}
             return self.embed(self.views(batch), batch, training=True)
-
-
-def draws(
-    batch: Batch,
-    sample: Callable[[tf.Tensor], tf.Tensor],
-    purpose: int = 0,
-    dtype: tf.DType = tf.float32,
-) -> tf.Tensor:
-    """Draw something for each example: the same whenever it is asked for, wherever it is computed.
-
-    So `embed`, which may see an example twice and in parts, and `losses` agree on what was drawn.
-
-    Args:
-      batch: of `data.pipeline`.
-      sample: draws for one example from a seed, int32 [2]. Say `alg="philox"` there: XLA's own
-        choice makes other numbers.
-      purpose: which of the task's draws it is; they are independent.
-      dtype: of what `sample` returns.
-
-    Returns:
-      [B, ...].
-    """
-
-    def of_example(seed: tf.Tensor) -> tf.Tensor:
-        fold_in = tf.random.experimental.stateless_fold_in
-        return sample(fold_in(seed, _TASK_DRAWS + purpose, alg="philox"))
-
-    return tf.map_fn(of_example, batch["seeds"][:, 0], fn_output_signature=dtype)

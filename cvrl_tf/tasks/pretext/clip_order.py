@@ -4,8 +4,10 @@
 authors' code, github.com/xudejing/video-clip-order-prediction.
 """
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +16,8 @@ import tf_keras as keras
 from cvrl_tf.augment.chain import ViewChains
 from cvrl_tf.losses.result import LossResult
 from cvrl_tf.models.encoder import Encoder
-from cvrl_tf.tasks.pretext import base
 from cvrl_tf.tasks.pretext.base import Outputs, PretextTask
-from cvrl_tf.tasks.task import Batch
+from cvrl_tf.tasks.task import Batch, draws, dropout
 
 # Which draw is meant.
 _ORDER, _DROPOUT = range(2)
@@ -49,20 +50,19 @@ class PairwiseHead(keras.Model):
         self.hidden = keras.layers.Dense(hidden_dim, activation="relu")
         self.output_layer = keras.layers.Dense(math.factorial(num_clips), dtype="float32")
 
-    def call(self, features: tf.Tensor, uniform: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self, features: tf.Tensor, drop: Callable[[tf.Tensor], tf.Tensor] | None = None
+    ) -> tf.Tensor:
         """Compute logits.
 
         Args:
           features: [B, K, D].
-          uniform: U[0, 1), [B, `width`]: what is below the rate drops out. None: nothing does.
-            Not Keras's dropout, which would draw anew where an example is embedded again.
+          drop: drops out of what the linear layer sees, float32 [B, `width`]; None in a test.
         """
         pairs = [tf.concat([features[:, i], features[:, j]], axis=1) for i, j in self._pairs]
         compared = self.hidden(tf.stack(pairs, axis=1))
         x = tf.reshape(tf.cast(compared, tf.float32), [-1, self.width])
-        if uniform is not None:
-            x = tf.where(uniform < self.dropout, 0.0, x / (1 - self.dropout))
-        return self.output_layer(x)
+        return self.output_layer(drop(x) if drop else x)
 
     def get_config(self) -> dict[str, float]:
         return dict(self._config)
@@ -114,14 +114,9 @@ class ClipOrderPrediction(PretextTask):
         )
         in_order = tf.reshape(features, [-1, clips, features.shape[-1]])
         order = tf.gather(permutations(clips), order_labels(batch, clips))
-        uniform = None
-        if training and head.dropout:
-            uniform = base.draws(
-                batch,
-                lambda seed: tf.random.stateless_uniform([head.width], seed, alg="philox"),
-                _DROPOUT,
-            )
-        return {"order_head": head(tf.gather(in_order, order, batch_dims=1), uniform)}
+        drop = functools.partial(dropout, rate=head.dropout, batch=batch, purpose=_DROPOUT)
+        shuffled = tf.gather(in_order, order, batch_dims=1)
+        return {"order_head": head(shuffled, drop if training else None)}
 
     def losses(self, outputs: Outputs, batch: Batch) -> LossResult:
         """Compute the cross-entropy of each video; ln K! at chance."""
@@ -147,4 +142,4 @@ def order_labels(batch: Batch, num_clips: int) -> tf.Tensor:
     def sample(seed: tf.Tensor) -> tf.Tensor:
         return tf.random.stateless_uniform([], seed, 0, count, tf.int32, alg="philox")
 
-    return base.draws(batch, sample, _ORDER, tf.int32)
+    return draws(batch, sample, _ORDER, tf.int32)
