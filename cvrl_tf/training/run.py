@@ -2,8 +2,6 @@
 
 import contextlib
 import inspect
-import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,15 @@ from cvrl_tf.checkpoint_files import Saver
 from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.tasks.task import Task
-from cvrl_tf.training import callbacks, failures, output, run_folder, view_sheet
+from cvrl_tf.training import (
+    callbacks,
+    checks,
+    failures,
+    interruption,
+    output,
+    run_folder,
+    view_sheet,
+)
 from cvrl_tf.training.progress import Progress
 from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
@@ -73,7 +79,12 @@ class Run:
         self.global_batch, self._epochs, self._seed = global_batch, epochs, execution.seed
         self._eval_batch = validation.batch or global_batch
         self._checkpointing = checkpointing
-        self.steps_per_epoch = self._checked_steps_per_epoch()
+        self.steps_per_epoch = checks.steps_per_epoch(
+            global_batch,
+            self._eval_batch,
+            self.strategy.num_replicas_in_sync,
+            train_data.num_examples,
+        )
 
         # Keras draws initial weights from its global seed; there is no other way to give it one.
         keras.utils.set_random_seed(execution.seed)
@@ -90,7 +101,8 @@ class Run:
             )
             _create_slots(self.model)
             self._progress = Progress(self._seed, self.steps_per_epoch)
-        self._check_metric(checkpointing.best_metric)
+        metrics = [metric.name for metric in self.model.metrics]
+        checks.best_metric(checkpointing.best_metric, metrics, validation)
         self._saver = self._new_saver("checkpoints", checkpointing.keep)
         self._best_saver = self._new_saver("best", 1)
         self._initial: str | None = None
@@ -116,30 +128,6 @@ class Run:
     def step(self) -> int:
         """Optimizer steps done."""
         return int(self.model.optimizer.iterations.numpy())
-
-    def _checked_steps_per_epoch(self) -> int:
-        replicas, examples = self.strategy.num_replicas_in_sync, self._train_data.num_examples
-        for name, batch in (("global_batch", self.global_batch), ("eval_batch", self._eval_batch)):
-            if batch % replicas or not batch:
-                nearest = max(batch // replicas, 1) * replicas
-                raise ValueError(
-                    f"{name}={batch} can't be shared evenly by {replicas} replicas; "
-                    f"take a multiple, such as {nearest}."
-                )
-        if self.global_batch > examples:
-            raise ValueError(
-                f"global_batch={self.global_batch} is more than the {examples} training examples; "
-                "take a smaller batch or more data."
-            )
-        return examples // self.global_batch
-
-    def _check_metric(self, name: str | None) -> None:
-        known = [metric.name for metric in self.model.metrics]
-        if self._tests.data is not None:
-            known += [f"val_{name}" for name in known]
-        known += [name for monitor in self._tests.monitors for name in monitor.metric_names]
-        if name is not None and name not in known:
-            raise ValueError(f"best_metric={name!r}: there is only {', '.join(known)}.")
 
     def _new_saver(self, name: str, keep: int) -> Saver:
         # All workers must take part in writing; the others' copies go where nobody looks.
@@ -204,34 +192,17 @@ class Run:
                 done += 1
             self._fit(done, self._epochs, self.steps_per_epoch, watchers)
         except KeyboardInterrupt:
-            self._interrupted()
+            interruption.at_once(
+                self._saver,
+                self.step,
+                self.steps_per_epoch,
+                self._num_workers,
+                self.model_dir / "checkpoints",
+            )
         except OSError:
             if not output.is_closed():
                 raise
-            self._output_closed()
-
-    def _output_closed(self) -> None:
-        """Save if that can be done here, and exit as after SIGTERM."""
-        if self._num_workers == 1 and self.step % self.steps_per_epoch:
-            self._saver.save(self.step)
-        output.say("")
-        sys.exit(callbacks.PREEMPTED)
-
-    def _interrupted(self) -> None:
-        """Save if that can be done here, and exit. Another Ctrl-C ends that, too."""
-        if self._num_workers > 1:  # all would have to save together
-            sys.exit(f"\nStopped at step {self.step}; the workers resume from the last checkpoint.")
-        if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
-            sys.exit(
-                f"\nStopped at step {self.step}, at the end of an epoch, before its test was done. "
-                f"Rerun the same command to resume from {self._latest_saved() or 'the start'}."
-            )
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        try:
-            saved = self._saver.save(self.step)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        sys.exit(f"\nStopped at step {self.step}; saved {saved}. Rerun the same command to resume.")
+            interruption.unread(self._saver, self.step, self.steps_per_epoch, self._num_workers)
 
     def _latest_saved(self) -> str | None:
         return checkpoint_files.latest(self.model_dir / "checkpoints")
