@@ -181,15 +181,12 @@ def parse_gin(more: Sequence[str] = ()) -> None:
 def _check_macros(parameters: Sequence[str]) -> None:
     """Raise a ValueError if a parameter sets a macro that the parsed recipes don't have."""
     config = gin.config_str()
-    known = set(re.findall(r"^(\w+) = ", config, re.MULTILINE)) | set(
-        re.findall(r"%(\w+)\b(?!\.)", config)
-    )
+    known = {*re.findall(r"^(\w+) = ", config, re.M), *re.findall(r"%(\w+)\b(?!\.)", config)}
     for name in re.findall(r"^\s*(\w+)\s*=", "\n".join(parameters), re.MULTILINE):
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, known, 1) or sorted(known)
             raise ValueError(
-                f"--gin_param: the recipe has no macro {name!r}"
-                f"{f'; did you mean {near[0]}?' if near else '.'} It has {', '.join(sorted(known))}."
+                f"--gin_param={name}=...: the recipe has no such macro. It has {', '.join(near)}."
             )
 
 

@@ -109,12 +109,12 @@ def check(
     if moved := _other_run(was.get("initial_checkpoint"), initial):
         found["settings.Checkpointing.initial"] = moved
     if found.keys() & {"epochs", "global_batch", "train.videos"}:  # the rate is a function of them
-        found = {name: of for name, of in found.items() if not name.startswith("learning_rate")}
+        found = {name: of for name, of in found.items() if not name.startswith("learning_rate.")}
     more = "epochs" in found and now["epochs"] > was["epochs"]
     if more and extend:
         del found["epochs"]
     if (folder / run_folder.NOT_FINITE_FILE).exists():
-        changed = {name: found.pop(name) for name in list(found) if _tames(name)}
+        changed = {name: found.pop(name) for name in list(found) if _tames(name, *found[name])}
         if changed:
             print(f"After a loss that was not finite, {_listed(changed)}.")
     if found:
@@ -141,9 +141,13 @@ def say_extension(was: int, now: int, rate: float, last: float) -> None:
     )
 
 
-def _tames(name: str) -> bool:
+def _tames(name: str, was: Any, now: Any) -> bool:
     """Tell whether a setting may mend a loss that was not finite."""
-    return name.startswith("learning_rate") or name.endswith(("clipnorm", "clipvalue"))
+    if name.endswith(("clipnorm", "clipvalue")):
+        return True
+    # A constant rate is a variable of the checkpoint, a schedule is not.
+    same = isinstance(was, dict) == isinstance(now, dict)
+    return name.startswith("learning_rate") and same
 
 
 def _differences(was: Any, now: Any, name: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

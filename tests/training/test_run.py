@@ -234,12 +234,6 @@ def test_logs_hold_every_step_once(noise_records: Path, tmp_path: Path) -> None:
     assert said["train/loss"] == [1, 2, 3] and said["epoch/loss"] == [3]
 
 
-def test_another_seed_or_batch_is_not_the_same_run(undisturbed: Run, noise_records: Path) -> None:
-    for change, message in (({"seed": 1}, "seed=0"), ({"global_batch": 4}, "steps_per_epoch=3")):
-        with pytest.raises(ValueError, match=f"checkpoint has {message}, but now it is"):
-            new_run(undisturbed.model_dir, noise_records, **change)
-
-
 @pytest.mark.addons
 def test_the_best_epoch_is_kept(noise_records: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path, noise_records, best_metric="contrastive_accuracy", epochs=4)
