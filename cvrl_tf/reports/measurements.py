@@ -104,7 +104,7 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> list[Measurement]:
 
 
 def _pretraining_epochs(checkpoint: str | None) -> float | None:
-    """Tell for how many epochs a checkpoint was trained, which may be fewer than its run is to have.
+    """Tell for how many epochs a checkpoint was trained: fewer than planned if its run goes on.
 
     Returns:
       0 without a checkpoint, None if its run is unknown.
