@@ -54,7 +54,9 @@ def described(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(key): described(each) for key, each in value.items() if key not in _FREE}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if isinstance(value, (list, tuple)):
         return [described(each) for each in value]
     if hasattr(value, "tolist"):  # NumPy's
         return value.tolist()
@@ -66,13 +68,18 @@ def described(value: Any) -> Any:
 
 def _arguments(value: Any) -> Mapping[str, Any]:
     """Return the arguments of a constructor that the object keeps, by name."""
-    plain = keras.Model.get_config, keras.optimizers.schedules.LearningRateSchedule.get_config
-    if getattr(type(value), "get_config", plain[0]) not in plain:
-        return value.get_config()
+    if getattr(type(value), "get_config", keras.Model.get_config) is not keras.Model.get_config:
+        with contextlib.suppress(NotImplementedError):
+            return value.get_config()
     kept = getattr(value, "__dict__", {})
+    try:
+        names = list(inspect.signature(type(value).__init__).parameters)
+    except ValueError:  # of a module that is not written in Python
+        names = []
+    # A Keras model has a `loss` of its own, so the name with an underscore comes first.
     return {
-        name: kept.get(f"_{name}", kept.get(name))  # a Keras model has a `loss` of its own
-        for name in inspect.signature(type(value).__init__).parameters
+        name: kept.get(f"_{name}", kept.get(name))
+        for name in names
         if name in kept or f"_{name}" in kept
     }
 
@@ -106,6 +113,9 @@ def check(
     }
     said = {f"train.{name.rpartition('.')[2]}" for name in found if name.startswith("input.")}
     found = {name: values for name, values in found.items() if name not in said}
+    if "settings" not in was:  # then the data's name may be that of a folder
+        found.pop("train.data", None)
+        found.pop("test.data", None)
     if moved := _other_run(was.get("initial_checkpoint"), initial):
         found["settings.Checkpointing.initial"] = moved
     if found.keys() & {"epochs", "global_batch", "train.videos"}:  # the rate is a function of them

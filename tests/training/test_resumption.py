@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tf_keras as keras
 from conftest import noise_video, write_records
@@ -17,6 +18,7 @@ from cvrl_tf.losses.info_nce import InfoNCE
 from cvrl_tf.models.heads import ProjectionHead
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.tasks.pretext.contrastive import ContrastiveLearner
+from cvrl_tf.training.resumption import described
 from cvrl_tf.training.run import Run
 
 
@@ -128,6 +130,31 @@ def test_what_changes_no_number_may_change(ended: Run, noise_records: Path) -> N
     assert run.step == 6
 
 
+def test_another_pretrained_encoder_is_named(
+    ended: Run, noise_records: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(ended.model_dir, tmp_path / "run")
+    facts = json.loads((folder / "run.json").read_text())
+    before = str(ended.model_dir / "checkpoints" / "ckpt-3")  # a newer one of the same run is fine
+    (folder / "run.json").write_text(json.dumps(facts | {"initial_checkpoint": before}))
+    said = refusal(folder, noise_records, initial_checkpoint=folder)
+    assert said.startswith(f"settings.Checkpointing.initial was '{before}' and is '{folder}'")
+
+
+def test_objects_are_described_by_what_they_keep() -> None:
+    class Layer(keras.layers.Layer):  # without get_config
+        def __init__(self, units: int, names: set[str]) -> None:
+            super().__init__()
+            self._units, self.names = units, names
+
+    assert described(Layer(3, {"b", "a"})) == {
+        "class": "Layer",
+        "units": 3,
+        "names": ["a", "b"],
+    }
+    assert described([np.float32(0.5), min, object()]) == [0.5, "min", {"class": "object"}]
+
+
 @pytest.mark.parametrize(
     "facts", [None, *(pytest.param(text, marks=pytest.mark.slow) for text in ("{", "[]"))]
 )
@@ -139,6 +166,9 @@ def test_without_facts_a_run_resumes(
     del content["settings"]  # as in those of earlier versions
     (folder / "run.json").write_text(json.dumps(content) if facts is None else facts)
     assert new_run(folder, noise_records).step == 6
+    if facts:  # the checkpoint still tells
+        with pytest.raises(ValueError, match="checkpoint has seed=0, but now it is 1"):
+            new_run(folder, noise_records, seed=1)
 
 
 def test_a_loss_that_was_not_finite_may_be_tamed(
