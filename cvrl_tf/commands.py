@@ -1,6 +1,7 @@
 """What commands share: flags, parsing of recipes, and the errors that users can mend."""
 
 import contextlib
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -152,20 +153,41 @@ def define_gin_flags() -> None:
     )
 
 
-def parse_gin() -> None:
+def parse_gin(more: Sequence[str] = ()) -> None:
     """Parse the recipes and the parameters that the flags give.
 
     Paths are relative to the current folder or, if there is no such file, to `files.project`, so
     gin/demo/pretrain.gin is found from everywhere.
+
+    Args:
+      more: parameters that come after those of the flags.
+
+    Raises:
+      ValueError: a parameter sets a macro that the recipes don't have. And what gin raises.
     """
     gin.add_config_file_search_path(str(files.project()))
+    recipes, parameters = flags.FLAGS.gin_file, [*flags.FLAGS.gin_param, *more]
     try:
-        gin.parse_config_files_and_bindings(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+        gin.parse_config_files_and_bindings(recipes, [], finalize_config=False)
+        _check_macros(parameters)
+        gin.parse_config_files_and_bindings([], parameters)
     except Exception as error:
-        if hints := _new_names([*flags.FLAGS.gin_file, *flags.FLAGS.gin_param]):
+        if hints := _new_names([*recipes, *parameters]):
             raise ValueError(f"{error}\nRenamed: {'; '.join(hints)}.") from error
         raise
     _resolve_checkpoint()
+
+
+def _check_macros(parameters: Sequence[str]) -> None:
+    """Raise a ValueError if a parameter sets a macro that the parsed recipes don't have."""
+    config = gin.config_str()
+    known = {*re.findall(r"^(\w+) = ", config, re.M), *re.findall(r"%(\w+)\b(?!\.)", config)}
+    for name in re.findall(r"^\s*(\w+)\s*=", "\n".join(parameters), re.MULTILINE):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or sorted(known)
+            raise ValueError(
+                f"--gin_param={name}=...: the recipe has no such macro. It has {', '.join(near)}."
+            )
 
 
 def _new_names(files_and_parameters: Sequence[str]) -> list[str]:

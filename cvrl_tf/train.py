@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import gin
@@ -16,6 +17,12 @@ _MODEL_DIR = flags.DEFINE_string(
     None,
     "Folder of the run. If it holds a checkpoint, the run resumes from it.",
     required=True,
+)
+_EXTEND_TO = flags.DEFINE_integer(
+    "extend_to",
+    None,
+    "Epochs in all, for a run that is to go on for longer than it was started with.",
+    lower_bound=1,
 )
 
 
@@ -43,10 +50,19 @@ def _train() -> None:
     with commands.explained():
         tf_config.check()
         # Not needed for --help, and it brings TensorFlow.
+        from cvrl_tf import checkpoint_files
         from cvrl_tf.training import failures
         from cvrl_tf.training.run import Run
 
-        commands.parse_gin()
+        more: list[str] = []
+        if _EXTEND_TO.value is not None:
+            if checkpoint_files.newest(Path(_MODEL_DIR.value) / "checkpoints") is None:
+                raise ValueError(
+                    f"--extend_to={_EXTEND_TO.value}: {_MODEL_DIR.value!r} holds no checkpoint of "
+                    "a run. Correct --model_dir, or leave the flag out to begin a run."
+                )
+            more = [f"run.Run.epochs={_EXTEND_TO.value}", "settings.Checkpointing.extend=True"]
+        commands.parse_gin(more)
         run = gin.get_configurable(Run)(model_dir=_MODEL_DIR.value)
     with commands.explained(failures.Stopped):
         run.fit(gin.operative_config_str())

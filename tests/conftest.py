@@ -54,6 +54,7 @@ from cvrl_tf.training import settings
 from cvrl_tf.models import heads
 from cvrl_tf.models import resnet3d
 from cvrl_tf.evaluation import probe
+from cvrl_tf.optim import schedules
 NUM_FRAMES = 4
 SIZE = 16
 EVAL_SPLIT = 'test'
@@ -65,6 +66,7 @@ heads.ProjectionHead.output_dim = 8
 run.Run.global_batch = 2
 settings.Validation.batch = 2
 run.Run.epochs = 1
+schedules.warmup_cosine.warmup_epochs = 0
 probe.Probe.epochs = 3
 """
 

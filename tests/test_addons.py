@@ -21,12 +21,14 @@ from cvrl_tf.training import settings
 from cvrl_tf.data import clips
 from cvrl_tf.data import views
 from cvrl_tf.models import resnet3d
+from cvrl_tf.optim import schedules
 
 include 'gin/demo/pretrain.gin'
 
 settings.Optimization.optimizer = @optimizers.{name}
 run.Run.global_batch = 4
 run.Run.epochs = 1
+schedules.warmup_cosine.warmup_epochs = 0
 settings.Execution.log_every = 1
 resnet3d.ResNet3D.width = 0.125
 clips.UniformClips.num_frames = 4

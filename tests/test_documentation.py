@@ -139,6 +139,7 @@ def test_two_workers_as_documented(
     small = [
         "run.Run.global_batch=4",
         "run.Run.epochs=1",
+        "schedules.warmup_cosine.warmup_epochs=0",
         "resnet3d.ResNet3D.width=0.125",
         "clips.UniformClips.num_frames=4",
         "views.RandomResizedCrop.size=16",

@@ -43,7 +43,9 @@ def test_an_older_run_resumes(tmp_path: Path) -> None:
     gin.clear_config()
     gin.add_config_file_search_path(str(ROOT))
     recipe = ["gin/demo/pretrain.gin"]
-    gin.parse_config_files_and_bindings(recipe, [*PARAMETERS, "run.Run.epochs=2"])
+    gin.parse_config_files_and_bindings(
+        recipe, [*PARAMETERS, "run.Run.epochs=2", "settings.Checkpointing.extend=True"]
+    )
     run = gin.get_configurable(Run)(model_dir=folder)
     assert run.step == 2
     run.fit()

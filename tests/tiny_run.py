@@ -54,7 +54,7 @@ def tiny_run(folder: Path, records: Path, epochs: int, seed: int = 0) -> Run:
         4,
         epochs,
         Validation(),
-        Checkpointing(every=2, keep=3, best_metric="loss"),
+        Checkpointing(every=2, keep=3, best_metric="loss", extend=True),
         Execution(distribution.strategy(), seed, log_every=1),
     )
 

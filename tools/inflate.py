@@ -10,6 +10,7 @@ is detected. The source must be a ResNet v1.5, which has the stride on the 3x3 c
 extent of the kernels in time and the stem are those of the paper, or of the run given by --like.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from cvrl_tf import commands
+from cvrl_tf import commands, files
 
 if TYPE_CHECKING:  # they bring TensorFlow, which --help does not need
     from cvrl_tf.models.inflation import ImageNetwork
@@ -69,7 +70,7 @@ def _read(source: Path) -> "ImageNetwork":
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
-    from cvrl_tf import checkpoints
+    from cvrl_tf import checkpoint_files, checkpoints
     from cvrl_tf.models import inflation, model_garden, resnet3d
 
     source, output = Path(_SOURCE.value), Path(_OUTPUT.value)
@@ -89,7 +90,10 @@ def main(argv: list[str]) -> None:
     checkpoints.save_as_run(encoder, sampling, aside)
     about = source / "run.json"
     if about.exists():  # a run of ours; reports read its number of epochs
-        shutil.copy(about, aside)
+        facts = files.read_json(about)
+        if steps := facts.pop("steps_per_epoch", None):  # its steps are not the output's
+            facts["epochs"] = checkpoint_files.step_of(checkpoints.resolve(source)) / steps
+        (aside / about.name).write_text(json.dumps(facts, indent=2) + "\n")
     aside.rename(output)  # at the end, so that an interrupted command leaves no partial output
     print(f"Inflated all {len(encoder.variables)} tensors of R3D-{network.depth} into {output}.")
 

@@ -21,8 +21,16 @@ def warmup_cosine(
       steps_per_epoch, epochs, global_batch: facts of the run, from the runner.
       learning_rate: the peak, for a batch of `base_batch`; scaled linearly to `global_batch`.
       base_batch: the batch that `learning_rate` was chosen for.
-      warmup_epochs: length of the warm-up.
+      warmup_epochs: length of the warm-up, shorter than the training.
+
+    Raises:
+      ValueError: the warm-up is as long as the training: the cosine to which it climbs is 0 then.
     """
+    if not 0 <= warmup_epochs < epochs:
+        raise ValueError(
+            f"warmup_epochs={warmup_epochs} leaves nothing of the {epochs} epochs to train: take "
+            f"fewer, such as schedules.warmup_cosine.warmup_epochs={epochs // 10}, or more epochs."
+        )
     cosine = keras.optimizers.schedules.CosineDecay(
         learning_rate * global_batch / base_batch, decay_steps=steps_per_epoch * epochs
     )

@@ -74,7 +74,7 @@ def _of_run(run: Run) -> list[Measurement]:
             share(hits),
             f"{facts['test']['views']} views",
             facts["train"]["videos"],
-            (_pretraining_epochs(facts["initial_checkpoint"]), facts["epochs"]),
+            (_pretraining_epochs(facts["initial_checkpoint"]), tests[-1][0]),
             facts["seed"],
             str(run.folder),
         )
@@ -103,12 +103,20 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> list[Measurement]:
     ]
 
 
-def _pretraining_epochs(checkpoint: str | None) -> int | None:
-    """Read the epochs of a checkpoint's run: 0 without a checkpoint, None if its run is unknown."""
+def _pretraining_epochs(checkpoint: str | None) -> float | None:
+    """Tell for how many epochs a checkpoint was trained: fewer than planned if its run goes on.
+
+    Returns:
+      0 without a checkpoint, None if its run is unknown.
+    """
     if checkpoint is None:
         return 0
     path = Path(checkpoint)
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "run.json").exists():
-            return files.read_json(folder / "run.json").get("epochs")
+            facts = files.read_json(folder / "run.json")
+            step = re.search(r"-(\d+)$", path.name)
+            if step is None or not facts.get("steps_per_epoch"):
+                return facts.get("epochs")
+            return round(int(step[1]) / facts["steps_per_epoch"], 1)
     return None

@@ -109,7 +109,7 @@ class Measurement:
       top1: on the test videos.
       protocol: how it was measured.
       training_videos: number of labeled training videos.
-      epochs: of pretraining, None if its run is unknown, and of training on the labels.
+      epochs: done in pretraining, None if its run is unknown, and in training on the labels.
       seed: seed of the run.
       source: the run's folder or the evaluation's file.
     """
@@ -120,7 +120,7 @@ class Measurement:
     top1: Estimate
     protocol: str
     training_videos: int
-    epochs: tuple[int | None, int]
+    epochs: tuple[float | None, float]
     seed: int
     source: str
 
@@ -250,7 +250,7 @@ def _markdown_runs(runs: Sequence[Measurement]) -> str:
             f"{100 * run.top1.value:.1f}",
             run.protocol,
             f"{run.training_videos:,}",
-            " + ".join("?" if epochs is None else str(epochs) for epochs in run.epochs),
+            " + ".join("?" if epochs is None else f"{epochs:g}" for epochs in run.epochs),
             str(run.seed),
             f"`{run.source}`",
         ]

@@ -39,11 +39,14 @@ class Task(keras.Model, abc.ABC):
 
     Attributes:
       kind: "pretrain" or "classify": what a run of the task is good for.
+      min_batch: the fewest examples in a global batch of which there is anything to learn; more
+        than 1 where examples are compared with one another.
       total_steps: of the whole training, for `after_step`; set by the run, None outside of one.
       step_state: what a step notes for the host.
     """
 
     kind: ClassVar[str]
+    min_batch: ClassVar[int] = 1
     train_function: Any
 
     def __init__(self, metrics: Iterable[str], weight_decay: float) -> None:

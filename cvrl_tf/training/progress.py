@@ -1,6 +1,7 @@
 """Where a run stands, beside its optimizer's step."""
 
 import tensorflow as tf
+import tf_keras as keras
 
 
 class Progress(tf.Module):
@@ -29,3 +30,12 @@ class Progress(tf.Module):
                     "the seed, data and batch of before, or choose another --model_dir, perhaps "
                     "with this run as its settings.Checkpointing.initial."
                 )
+
+
+def create_slots(model: keras.Model) -> None:
+    """Create the optimizer's variables, so that restoring can assert that all of them matched."""
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        optimizer._create_all_weights(model.trainable_variables)
+    else:
+        optimizer.build(model.trainable_variables)

@@ -2,8 +2,6 @@
 
 import contextlib
 import inspect
-import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +16,18 @@ from cvrl_tf.checkpoint_files import Saver
 from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
 from cvrl_tf.tasks.task import Task
-from cvrl_tf.training import callbacks, failures, output, run_folder, view_sheet
-from cvrl_tf.training.progress import Progress
+from cvrl_tf.training import (
+    callbacks,
+    checks,
+    failures,
+    interruption,
+    monitors,
+    output,
+    resumption,
+    run_folder,
+    view_sheet,
+)
+from cvrl_tf.training.progress import Progress, create_slots
 from cvrl_tf.training.settings import Checkpointing, Execution, Optimization, Validation
 
 
@@ -73,13 +81,18 @@ class Run:
         self.global_batch, self._epochs, self._seed = global_batch, epochs, execution.seed
         self._eval_batch = validation.batch or global_batch
         self._checkpointing = checkpointing
-        self.steps_per_epoch = self._checked_steps_per_epoch()
+        self.steps_per_epoch = checks.steps_per_epoch(
+            global_batch,
+            self._eval_batch,
+            self.strategy.num_replicas_in_sync,
+            train_data.num_examples,
+        )
 
         # Keras draws initial weights from its global seed; there is no other way to give it one.
         keras.utils.set_random_seed(execution.seed)
         with execution.policy(), self.strategy.scope():
             self.model = task()
-            self.model.total_steps = epochs * self.steps_per_epoch
+            self.model.total_steps = self._last_step
             self._schedule = optimization.learning_rate(
                 steps_per_epoch=self.steps_per_epoch, epochs=epochs, global_batch=global_batch
             )
@@ -88,22 +101,33 @@ class Run:
                 jit_compile=execution.jit_compile,
                 steps_per_execution=execution.steps_per_execution,
             )
-            _create_slots(self.model)
+            create_slots(self.model)
             self._progress = Progress(self._seed, self.steps_per_epoch)
-        self._check_metric(checkpointing.best_metric)
+        checks.learnable(self.model, global_batch, train_data)
+        checks.learning_rate(self._learning_rate, self._last_step)
+        metrics = checks.metric_names(self.model, validation)
+        checks.best_metric(checkpointing.best_metric, metrics)
+        monitors.check(validation.monitors, metrics)
         self._saver = self._new_saver("checkpoints", checkpointing.keep)
         self._best_saver = self._new_saver("best", 1)
         self._initial: str | None = None
+        self._extended_from: int | None = None
         self._restore(checkpoint_files.newest(self.model_dir / "checkpoints"))
 
     def _restore(self, newest: str | None) -> None:
         """Load the newest whole checkpoint of the run, or what a new run begins with."""
         self._restored = newest
         if newest:
+            self._check_resumption()
             self._saver.checkpoint.restore(newest).assert_existing_objects_matched()
             self._progress.check(self._seed, self.steps_per_epoch)
             self._initial = run_folder.facts(self.model_dir).get("initial_checkpoint")
+            if not callable(self._schedule):  # the checkpoint has the rate as a variable
+                self.model.optimizer.learning_rate = self._schedule
             print(f"Resuming from {newest}.")
+            if self._extended_from:
+                rates = [self._learning_rate(at) for at in (self.step, self._last_step - 1)]
+                resumption.say_extension(self._extended_from, self._epochs, *rates)
             return
         if self._checkpointing.initial:
             self._initial = checkpoints.initialize(self.model.encoder, self._checkpointing.initial)
@@ -112,34 +136,19 @@ class Run:
             print(f"Encoder initialized from {self._initial}.")
         self.model.on_begin()
 
+    def _check_resumption(self) -> None:
+        """Raise a ValueError if the run in the folder is of other settings."""
+        extend, initial = self._checkpointing.extend, self._checkpointing.initial
+        self._extended_from = resumption.check(self.model_dir, self._facts, extend, initial)
+
     @property
     def step(self) -> int:
         """Optimizer steps done."""
         return int(self.model.optimizer.iterations.numpy())
 
-    def _checked_steps_per_epoch(self) -> int:
-        replicas, examples = self.strategy.num_replicas_in_sync, self._train_data.num_examples
-        for name, batch in (("global_batch", self.global_batch), ("eval_batch", self._eval_batch)):
-            if batch % replicas or not batch:
-                nearest = max(batch // replicas, 1) * replicas
-                raise ValueError(
-                    f"{name}={batch} can't be shared evenly by {replicas} replicas; "
-                    f"take a multiple, such as {nearest}."
-                )
-        if self.global_batch > examples:
-            raise ValueError(
-                f"global_batch={self.global_batch} is more than the {examples} training examples; "
-                "take a smaller batch or more data."
-            )
-        return examples // self.global_batch
-
-    def _check_metric(self, name: str | None) -> None:
-        known = [metric.name for metric in self.model.metrics]
-        if self._tests.data is not None:
-            known += [f"val_{name}" for name in known]
-        known += [name for monitor in self._tests.monitors for name in monitor.metric_names]
-        if name is not None and name not in known:
-            raise ValueError(f"best_metric={name!r}: there is only {', '.join(known)}.")
+    @property
+    def _last_step(self) -> int:
+        return self._epochs * self.steps_per_epoch
 
     def _new_saver(self, name: str, keep: int) -> Saver:
         # All workers must take part in writing; the others' copies go where nobody looks.
@@ -186,7 +195,11 @@ class Run:
     def _fit_from_here(self, config: str | None) -> None:
         done, steps_of_epoch = divmod(self.step, self.steps_per_epoch)
         if done >= self._epochs:
-            print(f"All {self._epochs} epochs are done already.")
+            print(f"All {self._epochs} epochs are done already. For more: --extend_to=EPOCHS.")
+            return
+        facts = {} if self._extended_from else run_folder.facts(self.model_dir)
+        if end := monitors.ended(facts, self._tests.monitors, self.step):
+            print(end)
             return
         if self._is_chief:
             run_folder.set_aside(self.model_dir, self.step)
@@ -202,36 +215,27 @@ class Run:
                 left = self.steps_per_epoch - steps_of_epoch
                 self._fit(done, done + 1, left, [seen, *watchers])
                 done += 1
-            self._fit(done, self._epochs, self.steps_per_epoch, watchers)
+            if not self.model.stop_training:
+                self._fit(done, self._epochs, self.steps_per_epoch, watchers)
+            if self.step < self._last_step:
+                self._note_early_end()
         except KeyboardInterrupt:
-            self._interrupted()
+            folder = self.model_dir / "checkpoints"
+            interruption.at_once(
+                self._saver, self.step, self.steps_per_epoch, self._num_workers, folder
+            )
         except OSError:
             if not output.is_closed():
                 raise
-            self._output_closed()
+            interruption.unread(self._saver, self.step, self.steps_per_epoch, self._num_workers)
 
-    def _output_closed(self) -> None:
-        """Save if that can be done here, and exit as after SIGTERM."""
-        if self._num_workers == 1 and self.step % self.steps_per_epoch:
-            self._saver.save(self.step)
-        output.say("")
-        sys.exit(callbacks.PREEMPTED)
-
-    def _interrupted(self) -> None:
-        """Save if that can be done here, and exit. Another Ctrl-C ends that, too."""
-        if self._num_workers > 1:  # all would have to save together
-            sys.exit(f"\nStopped at step {self.step}; the workers resume from the last checkpoint.")
-        if self.step % self.steps_per_epoch == 0:  # see `callbacks.Checkpoints`
-            sys.exit(
-                f"\nStopped at step {self.step}, at the end of an epoch, before its test was done. "
-                f"Rerun the same command to resume from {self._latest_saved() or 'the start'}."
-            )
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        try:
-            saved = self._saver.save(self.step)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        sys.exit(f"\nStopped at step {self.step}; saved {saved}. Rerun the same command to resume.")
+    def _note_early_end(self) -> None:
+        """A monitor wanted no more steps: let the same command know that, and say so."""
+        done = self.step // self.steps_per_epoch
+        end = monitors.early_end(self._tests.monitors, self.step, done, self._epochs)
+        if self._is_chief:
+            run_folder.write_facts(self.model_dir, **self._facts, ended_early=end)
+        print(end["text"])
 
     def _latest_saved(self) -> str | None:
         return checkpoint_files.latest(self.model_dir / "checkpoints")
@@ -246,9 +250,9 @@ class Run:
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         """In the order in which they are to act."""
         watchers: list[keras.callbacks.Callback] = [
-            *self._tests.monitors,
+            *monitors.of_worker(self._tests.monitors, self._is_chief),
             callbacks.NotFinite(
-                self.model_dir / "not_finite.json" if self._is_chief else None,
+                self.model_dir / run_folder.NOT_FINITE_FILE if self._is_chief else None,
                 self._learning_rate,
                 lambda step: self._train_data.video_ids(self.global_batch, self._seed, step),
             ),
@@ -282,6 +286,8 @@ class Run:
         if first == last:
             return
         first_step = self.step
+        if first_step:
+            monitors.continue_logs(self._tests.monitors)
 
         def train(context: tf.distribute.InputContext) -> tf.data.Dataset:
             data, batch = self._train_data, self.global_batch
@@ -294,25 +300,8 @@ class Run:
             steps_per_epoch=steps,
             callbacks=watchers,
             verbose=1 if self._is_chief else 0,
-            **self._validation(),
+            **self._tests.arguments(self.strategy, self._eval_batch, self._epochs),
         )
-
-    def _validation(self) -> dict[str, Any]:
-        """What `fit` must know of the test."""
-        data, batch, every = self._tests.data, self._eval_batch, self._tests.every
-        if data is None:
-            return {}
-        return {
-            "validation_steps": -(-data.num_examples // batch),
-            "validation_freq": [
-                epoch
-                for epoch in range(1, self._epochs + 1)
-                if epoch % every == 0 or epoch == self._epochs
-            ],
-            "validation_data": self.strategy.distribute_datasets_from_function(
-                lambda context: data.eval_batches(batch, context).repeat()
-            ),
-        }
 
     def _write_facts(self, config: str | None) -> None:
         if config is not None:
@@ -322,9 +311,13 @@ class Run:
             facts["labels"] = self._train_data.labels
         sampling = self._train_data.sampling
         checkpoints.save_encoder_config(self.model.encoder, sampling, self.model_dir, **facts)
-        data = self._tests.data
-        run_folder.write_facts(
-            self.model_dir,
+        run_folder.write_facts(self.model_dir, **self._facts)
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What `run.json` says of the run."""
+        data, best_metric = self._tests.data, self._checkpointing.best_metric
+        return dict(
             task=inspect.unwrap(type(self.model)).__name__,
             kind=self.model.kind,
             metric_names=[metric.name for metric in self.model.metrics],
@@ -338,13 +331,11 @@ class Run:
             initial_checkpoint=self._initial,
             train=self._train_data.summary,
             test=data.summary if data is not None else None,
+            settings=resumption.settings(
+                self.model,
+                self._train_data,
+                self._schedule,
+                self._execution.precision,
+                best_metric,
+            ),
         )
-
-
-def _create_slots(model: keras.Model) -> None:
-    """Creates the optimizer's variables, so that restoring can assert that all of them matched."""
-    optimizer = model.optimizer
-    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
-        optimizer._create_all_weights(model.trainable_variables)
-    else:
-        optimizer.build(model.trainable_variables)

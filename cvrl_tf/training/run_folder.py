@@ -22,7 +22,7 @@ _WRITTEN = (
     "views.png",
     "metrics.jsonl",
     "tensorboard",
-    "not_finite.json",
+    NOT_FINITE_FILE := "not_finite.json",
     "checkpoints",
     "best",
 )
@@ -70,9 +70,9 @@ def _version(package: str) -> str:
 def set_aside(folder: Path, step: int) -> None:
     """Move what a run would overwrite, delete or log again into `aside/N`, a new folder.
 
-    A run that resumes moves logs and checkpoints later than its step, and damaged ones. A new run
-    moves everything by whose name it will write. TensorBoard passes over logs later than a step by
-    itself, see `callbacks.MetricsLog`.
+    A run that resumes moves logs and checkpoints later than its step, and damaged ones, and what it
+    said of a loss that was not finite. A new run moves everything by whose name it will write.
+    TensorBoard passes over logs later than a step by itself, see `callbacks.MetricsLog`.
 
     Args:
       folder: of the run.
@@ -81,6 +81,8 @@ def set_aside(folder: Path, step: int) -> None:
     aside = _next_aside(folder)
     if step:
         moved = _unused_checkpoints(folder / "checkpoints", step)
+        if (folder / NOT_FINITE_FILE).exists():
+            moved.append(folder / NOT_FINITE_FILE)
         _cut_log(folder / "metrics.jsonl", step, aside)
     else:
         moved = [folder / name for name in _WRITTEN if (folder / name).exists()]

@@ -34,8 +34,8 @@ class Validation:
       data: test views; None for tasks without a test.
       batch: examples in a test step; the run's global batch if None.
       every: epochs between tests; there is always one at the end.
-      monitors: callbacks that add to the metrics of an epoch, whose names their `metric_names`
-        says; see `evaluation.monitor`.
+      monitors: callbacks: Keras's own, such as `EarlyStopping`, and those that add to the metrics
+        of an epoch, whose names their `metric_names` says; see `evaluation.monitor`.
       cell: which figure of the paper the run measures, such as "1/CVRL" or "4/TA"; see
         `reports.tables`.
     """
@@ -45,6 +45,28 @@ class Validation:
     every: int = 1
     monitors: Sequence[keras.callbacks.Callback] = ()
     cell: str | None = None
+
+    def arguments(
+        self, strategy: tf.distribute.Strategy, batch: int, epochs: int
+    ) -> dict[str, Any]:
+        """Return what Keras's `fit` must know of the test.
+
+        Args:
+          strategy: of the run.
+          batch: examples in a test step.
+          epochs: of the run.
+        """
+        data = self.data
+        if data is None:
+            return {}
+        tested = [e for e in range(1, epochs + 1) if e % self.every == 0 or e == epochs]
+        return {
+            "validation_steps": -(-data.num_examples // batch),
+            "validation_freq": tested,
+            "validation_data": strategy.distribute_datasets_from_function(
+                lambda context: data.eval_batches(batch, context).repeat()
+            ),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +80,15 @@ class Checkpointing:
       keep: how many of the latest stay.
       best_metric: the best epoch's checkpoint is kept too, in `best`: by one of the task's
         metrics, such as "loss", or of its test, such as "val_top1". None for no such checkpoint.
+      extend: let a run that resumes have more epochs than before. From its step on, the learning
+        rate is then that of a run of so many epochs.
     """
 
     initial: str | Path | None = None
     every: int = 1000
     keep: int = 3
     best_metric: str | None = None
+    extend: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

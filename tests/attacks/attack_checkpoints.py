@@ -241,7 +241,7 @@ def test_two_runs_in_turn(
             first.fit("# first\n")
             before = contents(folder)
             if seed:
-                with pytest.raises(run_folder.Stopped, match="seed=0, but now it is 1"):
+                with pytest.raises(run_folder.Stopped, match="seed was 0 and is 1"):
                     second.fit("# second\n")
             else:
                 second.fit("# second\n")

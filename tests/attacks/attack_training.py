@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG_RUN = "run.Run.epochs=1000"
 EPOCHS = "run.Run.epochs=3"
+KEEP = "settings.Checkpointing.keep=7"
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,7 @@ def test_a_refused_run_changes_nothing(
         os.kill(first.pid, signal.SIGSTOP)
         try:
             before = contents(folder)
-            second = start(environment, noise_records, folder, "run.Run.epochs=7")
+            second = start(environment, noise_records, folder, LONG_RUN, KEEP)
             code, text = ended(second, folder)
             assert code == 1 and f"in use by process {first.pid} on" in text, text
             assert contents(folder) == before

@@ -32,7 +32,7 @@ def random_features(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal([count, dim], dtype=np.float32)
 
 
-@pytest.mark.parametrize("dim", [128, 512])
+@pytest.mark.parametrize("dim", [128, pytest.param(512, marks=pytest.mark.slow)])
 def test_recall_of_the_index(dim: int, tmp_path: Path) -> None:
     """Of 100,000 random features, whose neighbors are as hard to tell as any."""
     features, queries = random_features(100_000, dim), random_features(200, dim, 1)
@@ -175,7 +175,7 @@ def test_no_model_is_loaded_before_it_is_compared(exported_model: Path, tmp_path
         find_similar(str(video), tmp_path / "features.npz", 3, tmp_path / "model")
 
 
-@pytest.mark.parametrize("other", ["fingerprint", "size"])
+@pytest.mark.parametrize("other", ["fingerprint", pytest.param("size", marks=pytest.mark.slow)])
 def test_a_model_that_the_index_is_not_of(
     other: str, exported_model: Path, tmp_path: Path, child_environment: dict[str, str]
 ) -> None:

@@ -439,6 +439,7 @@ def test_features_that_are_not_finite_are_refused(run: Path, tmp_path: Path) -> 
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_an_encoder_of_a_module_that_the_user_names(
     tmp_path: Path, child_environment: dict[str, str]
 ) -> None:

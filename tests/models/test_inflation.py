@@ -101,7 +101,8 @@ def torch_features(
     return tf.reduce_mean(x, axis=[1, 2]).numpy()
 
 
-@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [18, 50])
 def test_torchvision(depth: int) -> None:
     tensors = torch_weights(depth)
     encoder = inflation.inflate(inflation.from_torch(tensors), "center")

@@ -36,6 +36,7 @@ def tensors(prefix: Path) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
 
+@pytest.mark.slow
 def test_the_same_features(published: tuple[Path, keras.Model]) -> None:
     prefix, model = published
     encoder, unused = model_garden.load(prefix)
@@ -87,6 +88,7 @@ def superfluous(stored: dict) -> None:
     stored[f"{LAYER}-18/kernel"] = np.zeros([3], np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -121,6 +123,7 @@ def test_a_wrong_tensor_is_named(
         model_garden.load(tmp_path / "spoilt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "width", "words"),
     [

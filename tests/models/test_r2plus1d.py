@@ -124,9 +124,8 @@ def outcome(recompute: bool, under_xla: bool) -> dict[str, list[np.ndarray]]:
     }
 
 
-@pytest.mark.parametrize(
-    ("recompute", "under_xla"), [(True, False), pytest.param(False, True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("recompute", "under_xla"), [(True, False), (False, True)])
 def test_the_same_step_recomputed_and_under_xla(recompute: bool, under_xla: bool) -> None:
     expected = outcome(recompute=False, under_xla=False)
     assert all(np.abs(gradient).max() > 0 for gradient in expected["gradients"])

@@ -348,6 +348,7 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
 
 
+@pytest.mark.slow
 def test_videos_that_kill_or_hang_the_worker_cost_only_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,14 @@ def test_a_run_stands_in_its_cell_with_its_interval_and_difference(tmp_path: Pat
     run = write_run(tmp_path / "run", 0.4, initial_checkpoint=f"{pretrained}/checkpoints/ckpt-7")
     (measured,) = measurements.gather([tmp_path])
     assert measured.epochs == (800, 5)
+    facts = json.loads((pretrained / "run.json").read_text()) | {"steps_per_epoch": 2}
+    (pretrained / "run.json").write_text(json.dumps(facts))
+    (run / "run.json").write_text(
+        (run / "run.json").read_text().replace('"epochs": 5', '"epochs": 9')
+    )
+    (measured,) = measurements.gather([tmp_path])
+    assert measured.epochs == (3.5, 5), "planned epochs, not those that were done"
+    assert "| 3.5 + 5 |" in tables.markdown([measured])
     assert measured.top1 == share([True] * 80 + [False] * 120)
     assert 0.32 < measured.top1.low < 0.35 and measured.top1.high < 0.48
     cells = tables.cells("3", [measured])

@@ -66,7 +66,7 @@ def test_a_recipe_is_found_from_any_folder(
     installed: Path, noise_records: Path, tmp_path: Path
 ) -> None:
     run = "--model_dir=run", "--gin_file=gin/demo/pretrain.gin"
-    small = "run.Run.global_batch=4", "run.Run.epochs=1", "resnet3d.ResNet3D.width=0.125"
+    small = "run.Run.global_batch=4", "run.Run.epochs=3", "resnet3d.ResNet3D.width=0.125"
     params = [f"--gin_param={each}" for each in (f"DATA_DIR='{noise_records}'", *small)]
     python(installed, tmp_path, "-m", "cvrl_tf.train", *run, *params)
     config = (tmp_path / "run" / "config.gin").read_text()

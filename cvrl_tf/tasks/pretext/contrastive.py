@@ -21,6 +21,7 @@ class ContrastiveLearner(PretextTask):
     """Two clips of a video attract, clips of other videos repel."""
 
     metric_names = ("contrastive_accuracy", "contrastive_entropy", "feature_spread")
+    min_batch = 2  # the clips of another video are the negatives
 
     def __init__(
         self,

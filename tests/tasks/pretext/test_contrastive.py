@@ -260,6 +260,7 @@ def test_training_brings_views_together(batch: dict) -> None:
     assert after["contrastive_accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_step_compiles_under_xla(batch: dict) -> None:
     results = []
     for jit_compile in (False, True):

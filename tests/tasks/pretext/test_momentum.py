@@ -365,5 +365,6 @@ def test_the_export_holds_encoder_and_head_alone(undisturbed: Run, tmp_path: Pat
     assert count == sum(part.count_params() for part in parts)
 
 
+@pytest.mark.slow
 def test_two_replicas_hold_the_same_and_equal_one(tmp_path: Path) -> None:
     replicated.assert_replicas_equal_one(__file__, task_and_batch, tmp_path)
