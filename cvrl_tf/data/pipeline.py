@@ -184,10 +184,8 @@ class Pipeline:
         for position, number in numbered:
             try:
                 self._example(position, number, tf.int64.max, seed)
-            except ValueError as error:  # of the reader, as it says it
-                return str(error)
             except tf.errors.InvalidArgumentError as error:
-                return f"{self._reader.place(int(number))}: {error.message}"
+                return self._reader.fault(int(number), error.message)
         return None
 
     def eval_batches(
@@ -243,7 +241,7 @@ class Pipeline:
 
         def decoded(numbered: tf.data.Dataset) -> tf.data.Dataset:
             examples = numbered.enumerate().map(
-                lambda number, item: (number, self._example(*item, limit, seed)),
+                lambda number, item: (number, self._example(item[0], item[1], limit, seed)),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )

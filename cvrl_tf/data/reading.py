@@ -70,12 +70,13 @@ class Reader:
         Raises:
           InvalidArgumentError: it can't be read, is damaged or has no frames.
         """
-        context, num_frames = tf.numpy_function(
-            self._context, [number], [tf.string, tf.int64], stateful=False
+        context, num_frames, fault = tf.numpy_function(
+            self._context, [number], [tf.string, tf.int64, tf.string], stateful=False
         )
         context.set_shape([])
         num_frames.set_shape([])
-        return records.parse_context(context, tf.cast(num_frames, tf.int32))
+        with tf.control_dependencies([_none(fault)]):
+            return records.parse_context(context, tf.cast(num_frames, tf.int32))
 
     def jpegs(self, number: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
         """Read frames of one record.
@@ -90,8 +91,11 @@ class Reader:
         Raises:
           InvalidArgumentError: one can't be read or is damaged.
         """
-        read = tf.numpy_function(self._jpegs, [number, frames], tf.string, stateful=False)
-        return tf.ensure_shape(read, frames.shape)
+        jpegs, fault = tf.numpy_function(
+            self._jpegs, [number, frames], [tf.string, tf.string], stateful=False
+        )
+        with tf.control_dependencies([_none(fault)]):
+            return tf.ensure_shape(jpegs, frames.shape)
 
     def whole(self, number: tf.Tensor) -> tf.data.Dataset:
         """Read a whole record without Python, as the tf.data service needs it.
@@ -116,36 +120,61 @@ class Reader:
         unreadable = tf.data.Dataset.from_tensors(b"")
         return found.take(1).ignore_errors().concatenate(unreadable).take(1)
 
-    def _context(self, number: np.int64) -> tuple[bytes, np.int64]:
-        row = self._records[number]
-        if not row["num_frames"]:
-            raise ValueError(f"{self.place(number)} has no frames.")
-        place = row["context"], row["context_length"], row["context_crc"]
-        (context,) = self._checked(number, [place], ["its context"])
-        return context, np.int64(row["num_frames"])
+    def fault(self, number: int, message: str) -> str:
+        """Say what is wrong with a record.
 
-    def _jpegs(self, number: np.int64, frames: np.ndarray) -> np.ndarray:
+        Args:
+          number: of the record.
+          message: of the error with which it could not be read or decoded.
+        """
+        place = self.place(number)
+        _, found, said = message.partition(place)
+        return place + said.splitlines()[0].rstrip("'\"]") if found else f"{place}: {message}"
+
+    # What Python raises, TensorFlow prints with its traceback for each damaged record. So faults
+    # are returned.
+
+    def _context(self, number: np.int64) -> tuple[bytes, np.int64, str]:
+        row = self._records[number]
+        place = row["context"], row["context_length"], row["context_crc"]
+        (context,), fault = self._checked(number, [place], ["its context"])
+        if not row["num_frames"]:
+            fault = f"{self.place(number)} has no frames"
+        return context, np.int64(row["num_frames"]), fault
+
+    def _jpegs(self, number: np.int64, frames: np.ndarray) -> tuple[np.ndarray, str]:
         row, table = self._records[number], self._frames[self._shard[number]]
         # Each frame once, although clips overlap and loop.
         used, inverse = np.unique(frames, return_inverse=True)
         places = table[int(row["first_frame"]) + used].tolist()
-        jpegs = self._checked(number, places, [f"frame {frame}" for frame in used])
-        return np.array(jpegs, object)[inverse].reshape(frames.shape)
+        jpegs, fault = self._checked(number, places, [f"frame {frame}" for frame in used])
+        return np.array(jpegs, object)[inverse].reshape(frames.shape), fault
 
-    def _checked(self, number: np.int64, places: Sequence[tuple], names: Sequence[str]) -> list[bytes]:
-        """Reads parts of a record: offset, length and CRC32C of each."""
+    def _checked(
+        self, number: np.int64, places: Sequence[tuple], names: Sequence[str]
+    ) -> tuple[list[bytes], str]:
+        """Reads parts of a record.
+
+        Args:
+          number: of the record.
+          places: offset, length and CRC32C of each part.
+          names: of the parts.
+
+        Returns:
+          The parts, and what is wrong with them, "" for nothing.
+        """
         path = self._paths[self._shard[number]]
         try:
             found = _read(path, [(int(offset), int(length)) for offset, length, _ in places])
         except OSError as error:
-            raise ValueError(f"{self.place(number)} can't be read: {error}") from error
+            return [b""] * len(places), f"{self.place(number)} can't be read: {error}"
         for part, (_, _, checksum), name in zip(found, places, names, strict=True):
             if google_crc32c.value(part) != checksum:
-                raise ValueError(
+                return found, (
                     f"{self.place(number)}: {name} is damaged, or the shard was written anew since "
                     "its index was"
                 )
-        return found
+        return found, ""
 
 
 def order(count: int, seed: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
@@ -163,6 +192,11 @@ def order(count: int, seed: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """
     key = tf.stack([tf.cast(seed, tf.int64), epoch])
     return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), key)
+
+
+def _none(fault: tf.Tensor) -> tf.Operation:
+    """Fails if there is a fault, and says which."""
+    return tf.debugging.Assert(tf.equal(fault, ""), [fault])
 
 
 def index_of(path: str, count: int) -> ShardIndex:

@@ -121,7 +121,7 @@ def scan(shard: str | os.PathLike[str]) -> ShardIndex:
     """Make the index of a shard in one pass, whoever wrote it.
 
     Raises:
-      Damaged: a record is damaged, or no `SequenceExample` with one context.
+      Damaged: a record is damaged, or no `SequenceExample`, or one with several contexts.
     """
     rows: list[tuple[int, ...]] = []
     ids: list[bytes] = []
@@ -178,7 +178,7 @@ Place = tuple[int, int]  # where bytes begin and end
 
 
 def _parse(record: memoryview) -> tuple[Place, list[Place]]:
-    """Finds the context, with its tag and length, and the JPEGs in a `SequenceExample`."""
+    """Finds the context, if any, with its tag and length, and the JPEGs in a `SequenceExample`."""
     contexts: list[Place] = []
     jpegs: list[Place] = []
     for field, start, begin, end in _fields(record, 0, len(record)):
@@ -186,9 +186,9 @@ def _parse(record: memoryview) -> tuple[Place, list[Place]]:
             contexts.append((start, end))
         elif field == 2:
             jpegs += _jpegs(record, begin, end)
-    if len(contexts) != 1:
-        raise ValueError(f"it has {len(contexts)} contexts instead of one.")
-    return contexts[0], jpegs
+    if len(contexts) > 1:
+        raise ValueError(f"it has {len(contexts)} contexts.")
+    return contexts[0] if contexts else (0, 0), jpegs
 
 
 def _jpegs(record: memoryview, begin: int, end: int) -> Iterator[Place]:

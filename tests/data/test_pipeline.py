@@ -307,7 +307,9 @@ def damaged_records(three_shards: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_damage_ends_the_stream_and_is_found(damaged_records: Path, one_worker: Contexts) -> None:
+def test_damage_ends_the_stream_and_is_found(
+    damaged_records: Path, three_shards: Path, one_worker: Contexts
+) -> None:
     data = training(damaged_records)
     delivered = data.train_batches(2, 0, 0, one_worker(1)).as_numpy_iterator()
     step = 0
@@ -318,6 +320,9 @@ def test_damage_ends_the_stream_and_is_found(damaged_records: Path, one_worker: 
     found = data.train_damage(2, 0, step)
     assert found is not None
     assert re.search(r"record \d of .*train-0000[12]-of-00003: ", found), found
+    whole = training(damaged_records).eval_damage()
+    assert whole is not None and "record 3 of" in whole and "train-00002-of-00003: its" in whole
+    shutil.copy(three_shards / "train-00002-of-00003", damaged_records)
     whole = training(damaged_records).eval_damage()
     assert whole is not None and "record 1 of" in whole and "train-00001-of-00003" in whole
     assert "JPEG" in whole

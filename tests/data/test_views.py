@@ -123,7 +123,9 @@ def test_same_bytes_eagerly_and_mapped(crop: views.Crop) -> None:
     frames, indices = jpegs(noise_video(4, 48, 64, seed=3)), tf.constant([[0, 2], [3, 1]])
     several = tf.stack([seeds(2, salt) for salt in range(6)])
     data = tf.data.Dataset.from_tensor_slices(several)
-    mapped = data.map(lambda s: views.extract(tf.gather(frames, indices), crop, s), num_parallel_calls=4)
+    mapped = data.map(
+        lambda s: views.extract(tf.gather(frames, indices), crop, s), num_parallel_calls=4
+    )
     for ours, each in zip(mapped, several, strict=True):
         np.testing.assert_array_equal(ours, views.extract(tf.gather(frames, indices), crop, each))
 
