@@ -93,6 +93,7 @@ class Run:
         self._check_metric(checkpointing.best_metric)
         self._saver = self._new_saver("checkpoints", checkpointing.keep)
         self._best_saver = self._new_saver("best", 1)
+        validation.check_labels(self.model, train_data)
         self._initial: str | None = None
         self._restore(checkpoint_files.newest(self.model_dir / "checkpoints"))
 
@@ -199,8 +200,7 @@ class Run:
                 )
             if steps_of_epoch:
                 seen = callbacks.ResumedMetrics([m.get_weights() for m in self.model.metrics])
-                left = self.steps_per_epoch - steps_of_epoch
-                self._fit(done, done + 1, left, [seen, *watchers])
+                self._fit(done, done + 1, self.steps_per_epoch - steps_of_epoch, [seen, *watchers])
                 done += 1
             self._fit(done, self._epochs, self.steps_per_epoch, watchers)
         except KeyboardInterrupt:
