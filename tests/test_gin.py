@@ -26,10 +26,14 @@ def parameters(tmp_path: Path) -> list[str]:
     """A data set as big as Kinetics, as far as its facts go, and a checkpoint."""
     names = ["train", "validation", "test", "train_1pct", "train_10pct"]
     shards = {name: f"{name}-00000-of-00001" for name in names}
+    labels = [f"class {i}" for i in range(400)]
     info = schema.DatasetInfo(
-        [f"class {i}" for i in range(400)],
+        labels,
         256,
-        {name: schema.SplitInfo({shard: 240_000}, 0, {}, {}, {}) for name, shard in shards.items()},
+        {
+            name: schema.SplitInfo({shard: 240_000}, 0, {}, dict.fromkeys(labels, 600), {})
+            for name, shard in shards.items()
+        },
     )
     info.save(tmp_path)
     for shard in shards.values():

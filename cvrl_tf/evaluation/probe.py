@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from cvrl_tf.measures import metrics
 from cvrl_tf.optim.schedules import warmup_cosine
 
 _MOMENTUM = 0.9
@@ -69,12 +70,18 @@ def linear_probe(
     Args:
       train: features float32 [N, V, D], of which each view is an example, and labels int32 [N].
       test_features: float32 [M, V', D].
-      num_classes: C.
+      num_classes: C; the labels are from 0 to C - 1.
       probe: settings; `Probe()` if None.
       seed: seed of the order of the features and of the choice of held-out videos.
+
+    Raises:
+      ValueError: a label is none of a class, or there are fewer than two videos.
     """
     probe = probe or Probe()
     features, labels = train
+    metrics.check_labels(labels, num_classes)
+    if len(labels) < 2:
+        raise ValueError(f"{len(labels)} training videos: the probe holds one out, so give two.")
     mean = features.mean(axis=(0, 1))
     scale = (features.std(axis=(0, 1)) + 1e-6) * np.sqrt(features.shape[-1])
 

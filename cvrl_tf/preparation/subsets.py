@@ -7,6 +7,7 @@ is inside 10 %.
 
 import hashlib
 import math
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
         by_class[label].append(video_id)
 
     def rank(video_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{video_id}".encode()).digest()
+        return hashlib.sha256(os.fsencode(f"{seed}/{video_id}")).digest()
 
     exact = fraction * (1 - 1e-9)  # 0.07 * 100 is a little over 7 in binary
     return {
@@ -56,12 +57,17 @@ def write_subset(
       The new split, which `dataset_info.json` then has too.
 
     Raises:
-      ValueError: the data is unlabeled, `fraction` is not in (0, 1], or `name` is taken.
+      ValueError: a video is unlabeled, `fraction` is not in (0, 1], or `name` is taken.
     """
     info = schema.DatasetInfo.load(data_dir)
     source = info.split(split)
     if not info.labels:
         raise ValueError(f"{str(data_dir)!r} is unlabeled; a subset is taken class by class.")
+    if missing := source.num_examples - sum(source.class_counts.values()):
+        raise ValueError(
+            f"{missing} of {source.num_examples} videos of split {split!r} are unlabeled; a subset "
+            "is taken class by class. Make the records again with --unlabeled=skip."
+        )
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} is not in (0, 1].")
     if name in info.splits:
@@ -75,14 +81,16 @@ def write_subset(
     writers = [tf.io.TFRecordWriter(str(Path(data_dir) / f".{name}.tmp")) for name in names]
     for serialized in tqdm(dataset, total=source.num_examples, desc="copy", unit="video"):
         context = _context(serialized)
-        if context["video_id"].numpy().decode() in chosen:
+        if os.fsdecode(context["video_id"].numpy()) in chosen:
             shard = written.num_examples % num_shards
             writers[shard].write(serialized.numpy())
             _count(written, names[shard], info.labels, context)
     for shard_name, writer in zip(names, writers, strict=True):
         writer.close()
         (Path(data_dir) / f".{shard_name}.tmp").rename(Path(data_dir) / shard_name)
-    (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
+    (Path(data_dir) / f"{name}_ids.txt").write_text(
+        "\n".join(sorted(chosen)) + "\n", errors="surrogateescape"
+    )
     with schema.DatasetInfo.locked(data_dir):
         info = schema.DatasetInfo.load(data_dir)  # it may have got other splits in the meantime
         info.splits[name] = written
@@ -98,7 +106,7 @@ def _labels_by_id(dataset: tf.data.Dataset, total: int) -> dict[str, int]:
     """
     labels: dict[str, int] = {}
     for context in tqdm(dataset.map(_context), total=total, desc="read ids", unit="video"):
-        labels[context["video_id"].numpy().decode()] = int(context["label"])
+        labels[os.fsdecode(context["video_id"].numpy())] = int(context["label"])
     if len(labels) != total:
         raise ValueError(f"{total} records have only {len(labels)} different ids.")
     return labels

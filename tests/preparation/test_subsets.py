@@ -151,6 +151,14 @@ def test_unlabeled_data_are_refused(folder: Path) -> None:
         subsets.write_subset(folder, "train", 0.1, "some")
 
 
+def test_a_video_without_a_class_is_refused(folder: Path) -> None:
+    info = schema.DatasetInfo.load(folder)
+    info.splits["train"].class_counts["even"] -= 2
+    info.save(folder)
+    with pytest.raises(ValueError, match="2 of 12 videos of split 'train' are unlabeled; .*=skip"):
+        subsets.write_subset(folder, "train", 0.1, "some")
+
+
 def test_videos_of_one_id_are_refused(folder: Path) -> None:
     info = schema.DatasetInfo.load(folder)
     first, second = (folder / name for name in info.split("train").shards)
