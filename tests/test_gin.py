@@ -96,7 +96,7 @@ def test_the_authors_learning_rate_is_for_their_replicas(
     parameters: list[str], tmp_path: Path
 ) -> None:
     """The gradient of their loss is 2R times that of the mean: 0.32 x 2 x 8 for 8 replicas."""
-    recipe, small = ["gin/pretrain/k600_authors_code.gin"], ["resnet3d.ResNet3D.width=0.125"]
+    recipe, small = ["gin/pretrain/k600_authors_code.gin"], ["resnet3d.ResNet3D.depth=10"]
     gin.parse_config_files_and_bindings(recipe, [*parameters, *small, "AUTHORS_REPLICAS=8"])
     run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
     rate = run.model.optimizer._learning_rate
