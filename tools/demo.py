@@ -28,9 +28,10 @@ _TEST_VIDEOS = flags.DEFINE_integer("test_videos", 396, "Number of test videos."
 _NOTE = (
     "The videos are synthetic: four shapes in three motions, with random color, background, scale, "
     "phase and speed. The page shows that this code learns, without labels, what moves and how. "
-    "Neither the mean color nor the same network with random weights tells that. Features of motion "
-    "made by hand do tell it, with the same probe on whole videos: {changes:.1f} % top-1 with the "
-    "mean change between frames in 8x8 cells, {edges:.1f} % with the directions of moving edges. "
+    "Neither the mean color nor the same network with random weights tells that. Features of "
+    "motion made by hand do tell it, with the same probe on whole videos: {changes:.1f} % top-1 "
+    "with the mean change between frames in 8x8 cells, {edges:.1f} % with the directions of moving "
+    "edges. "
     "The two clips of a video share most of their background, and 96 % of the pairs overlap in "
     "time. The page shows nothing about real videos."
 )

@@ -51,8 +51,9 @@ def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
       kernel: float [h, w, C, F].
       taps: extent in time.
       how: "center" puts the kernel at the middle of time, the earlier one of an even number of
-        taps, with zeros around it. A still video then has the features of its frame. "mean" spreads the kernel over time. Features of a still
-        video then differ slightly, because clips are padded with zeros in time.
+        taps, with zeros around it. A still video then has the features of its frame. "mean" spreads
+        the kernel over time. Features of a still video then differ slightly, because clips are
+        padded with zeros in time.
 
     Raises:
       ValueError: `how` is another word.

@@ -148,7 +148,7 @@ def test_blur_is_a_gaussian(height: int, side: int, sigma: float) -> None:
 
 @pytest.mark.parametrize("inside", [0.0, 1.0])
 def test_the_taps_left_out_matter_most_for_an_edge_around_the_others(inside: float) -> None:
-    """The bound is reached: a Gaussian of sigma 2 has a share of 0.00205 outside of 13x13 pixels."""
+    """The bound is reached: 0.00205 of a Gaussian of sigma 2 is outside of 13x13 pixels."""
     frames = np.full((1, 224, 224, 3), 1 - inside, np.float32)
     frames[:, 106:119, 106:119] = inside
     blurred = GaussianBlur().apply(tf.constant(frames), tensors({"apply": True, "sigma": 2.0}))

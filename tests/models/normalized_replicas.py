@@ -37,13 +37,10 @@ def outcome(
         context = tf.distribute.get_replica_context()
         return y, dx, context.all_reduce("sum", dgamma), context.all_reduce("sum", dbeta)
 
-    x, weights = (
-        strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(parts[context.replica_id_in_sync_group][number])
-        )
-        for number in (0, 1)
+    pairs = strategy.experimental_distribute_values_from_function(
+        lambda context: tuple(map(tf.constant, parts[context.replica_id_in_sync_group]))
     )
-    y, dx, dgamma, dbeta = tf.function(lambda: strategy.run(replica, args=(x, weights)))()
+    y, dx, dgamma, dbeta = tf.function(lambda: strategy.run(replica, args=pairs))()
     local = strategy.experimental_local_results
     return {
         "y": np.concatenate(local(y)),
