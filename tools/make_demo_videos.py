@@ -5,8 +5,10 @@
 A bright shape (circle, square, triangle or cross) moves horizontally or vertically, or pulses, over
 a dark textured background. The class is the shape and the motion. Color, size, tilt, period, phase,
 place, noise and background do not depend on the class. The background fades between three textures
-of different colors, so that two clips of a video have different backgrounds. A video is a function
-of (seed, split, class, number), so a smaller set is a subset of a larger one.
+of different colors, so that it changes within a video. Two clips of 8 frames and stride 2 still
+have much in common besides the class: 96 % of the pairs that are drawn overlap in time, and the
+backgrounds correlate at 0.84. A video is a function of (seed, split, class, number), so a smaller
+set is a subset of a larger one.
 """
 
 import dataclasses

@@ -2,13 +2,14 @@
 
 The paper does not publish its choice. Ours ranks the videos of each class by a hash of their id and
 a seed, and takes the first ones. So the subset is the same everywhere, balanced by class, and 1 %
-is inside 10 %.
+is inside 10 %, as any subset is inside one at least twice as large.
 """
 
 import hashlib
 import math
 import os
 from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 
 import tensorflow as tf
@@ -17,12 +18,21 @@ from tqdm import tqdm
 from cvrl_tf.data import records, schema
 
 
+def share(total: int, fraction: float) -> int:
+    """Returns the size of a subset of `total` videos, rounded to the nearest number."""
+    return round(_exact(fraction) * total)
+
+
 def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
     """Chooses the ids of a subset.
 
+    There are `share(len(labels), fraction)` of them: each class has its share rounded down, and the
+    classes with the largest remainders have one more (of equal remainders, the lower class). But
+    each class has at least one, even if all of them are then more.
+
     Args:
       labels: class by video id.
-      fraction: in (0, 1], of each class; rounded up, so that each class has at least one.
+      fraction: in (0, 1], of each class.
       seed: another subset for another seed.
     """
     by_class: dict[int, list[str]] = defaultdict(list)
@@ -32,12 +42,21 @@ def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
     def rank(video_id: str) -> bytes:
         return hashlib.sha256(os.fsencode(f"{seed}/{video_id}")).digest()
 
-    exact = fraction * (1 - 1e-9)  # 0.07 * 100 is a little over 7 in binary
+    shares = {label: _exact(fraction) * len(by_class[label]) for label in sorted(by_class)}
+    counts = {label: max(1, math.floor(each)) for label, each in shares.items()}
+    missing = max(0, share(len(labels), fraction) - sum(counts.values()))
+    for label in sorted(shares, key=lambda label: counts[label] - shares[label])[:missing]:
+        counts[label] += 1
     return {
         video_id
-        for members in by_class.values()
-        for video_id in sorted(members, key=rank)[: math.ceil(exact * len(members))]
+        for label, members in by_class.items()
+        for video_id in sorted(members, key=rank)[: counts[label]]
     }
+
+
+def _exact(fraction: float) -> Fraction:
+    """Returns a fraction as it was meant: 0.07 * 100 is a little over 7 in binary."""
+    return Fraction(fraction).limit_denominator(10**6)
 
 
 def write_subset(
