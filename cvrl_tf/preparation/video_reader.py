@@ -11,6 +11,7 @@ from typing import Self
 
 import av
 import av.error
+from av.container import InputContainer
 from av.packet import Packet
 
 from cvrl_tf.preparation.clock import Clock
@@ -18,11 +19,12 @@ from cvrl_tf.preparation.container import (
     UNOPENED,
     UnusableVideo,
     VideoFile,
+    first_that_moves,
     frame_rate,
     may_join_recordings,
     open_container,
     origin,
-    video_stream,
+    video_streams,
 )
 from cvrl_tf.preparation.damage import Damage, announced_size, impossible_count
 from cvrl_tf.preparation.pictures import Display, deinterlaced
@@ -82,12 +84,16 @@ class VideoReader:
 
     def _open(self) -> None:
         """Opens the container at its beginning."""
-        self._file.seek(0)
-        self._container = open_container(self._file, self._max_pixels)
-        stream = video_stream(self._container)
-        if stream is None:
+        self._container = self._opened()
+        streams = video_streams(self._container)
+        if not streams:
             raise UnusableVideo(UNOPENED)
-        self._stream = stream
+        if len(streams) > 1:
+            index = first_that_moves(self._container)
+            self._container.close()
+            self._container = self._opened()
+            streams = [s for s in self._container.streams.video if s.index == index]
+        self._stream = stream = streams[0]
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
         self.rate = frame_rate(stream)
@@ -103,6 +109,10 @@ class VideoReader:
             context.options = {**context.options, "err_detect": "explode"}
             self._tolerant = av.VideoCodecContext.create("mjpeg", "r")
         self._is_interlaced = self._is_drained = self._is_partial = False
+
+    def _opened(self) -> InputContainer:
+        self._file.seek(0)
+        return open_container(self._file, self._max_pixels)
 
     def close(self) -> None:
         """Closes the file."""

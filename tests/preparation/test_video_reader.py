@@ -167,6 +167,9 @@ def test_a_picture_on_the_cover_is_no_video(tmp_path: Path) -> None:
         make(tmp_path / "clip.mp4", how, "testsrc2=s=64x48:d=1:r=25", *cover), OPTIONS
     )
     assert (encoded.jpegs.num_frames, encoded.width) == (25, 64)
+    how = "-map 1 -map 0 -c:v:0 png -c:v:1 mpeg4"  # in Matroska, without a word that it is one
+    unmarked = make(tmp_path / "clip.mkv", how, "testsrc2=s=64x48:d=1:r=25", *cover)
+    assert decoding.encode_video(unmarked, OPTIONS).jpegs.num_frames == 25
     how = "-map 0 -map 1 -c:v png -disposition:v:0 attached_pic"
     with pytest.raises(UnusableVideo, match="no video stream"):
         decoding.encode_video(make(tmp_path / "song.m4a", how, "sine=d=1", *cover), OPTIONS)
