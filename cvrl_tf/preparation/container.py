@@ -92,7 +92,7 @@ def first_that_moves(container: InputContainer) -> int:
                 break
     except av.error.MemoryError:
         raise
-    except av.FFmpegError:
+    except (av.FFmpegError, IndexError):
         pass  # damage is told where the video is read
     return min(counts, key=lambda index: counts[index] < 2)
 

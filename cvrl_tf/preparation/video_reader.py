@@ -26,7 +26,7 @@ from cvrl_tf.preparation.container import (
     origin,
     video_streams,
 )
-from cvrl_tf.preparation.damage import Damage, announced_size, impossible_count
+from cvrl_tf.preparation.damage import Damage, announced_size, has_gap, impossible_count
 from cvrl_tf.preparation.pictures import Display, deinterlaced
 
 _MAX_ASPECT = 16.0
@@ -219,17 +219,23 @@ class VideoReader:
                     continue
                 last = packet
                 yield packet
+        except IndexError:
+            pass  # PyAV at the end, if streams appeared on the way
         except av.error.MemoryError:
             raise
         except av.FFmpegError:
             self.damage.ends_early = True
         if not self._is_partial:
             self.damage.announced = self._stream.frames
+            if last and self._container.format.name == "avi":  # which counts ticks without a frame
+                self.damage.announced -= (last.dts or 0) + 1 - self.damage.packets
         end = self._file.seek(0, os.SEEK_END)
         self.damage.ends_early |= self._size > end or (last is not None and last.is_corrupt)
         self.damage.ends_early |= any(
             entry.pos + entry.size > end for entry in self._stream.index_entries
         )
+        if last is not None and not self._is_partial:
+            self.damage.has_gap = has_gap(self._file, self._stream.id, last.pos or 0)
         yield Packet()
 
     def _decoded(self, packets: Iterable[Packet]) -> Iterator[av.VideoFrame]:
