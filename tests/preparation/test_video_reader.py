@@ -221,9 +221,10 @@ def test_a_segment_has_the_frames_of_the_whole(tmp_path: Path, name: str) -> Non
         assert segment.warning == ""
 
 
-def test_a_segment_costs_no_more_for_being_late(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_segment_costs_no_more_for_being_late(tmp_path: Path, name: str) -> None:
     """Counted in decoded frames, because seconds vary."""
-    path = make(tmp_path / "clip.mp4", X264 + "-g 50", "testsrc2=s=64x48:d=100:r=25")
+    path = make(tmp_path / name, X264 + "-g 50", "testsrc2=s=64x48:d=100:r=25")
     counts = []
     for start in (0.0, 88.0):
         with VideoReader(path, 2**20) as reader:
