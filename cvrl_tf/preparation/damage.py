@@ -109,7 +109,7 @@ def has_gap(file: BinaryIO, pid: int, last: int) -> bool:
     if head.startswith(_FLV):
         return _flv_end(file) < last
     layout = _transport_layout(head)
-    return bool(layout) and _transport_has_gap(file, pid, *layout)
+    return layout is not None and _transport_has_gap(file, pid, *layout)
 
 
 def _matroska_size(head: bytes) -> int:
