@@ -109,29 +109,39 @@ class Embedder:
         times = [
             records.parse(serialized)["times"].numpy() for serialized in records.in_order(shards)
         ]
-        spans = [self._spans(*each) for each in zip(written, times, strict=True)]
+        spans = [
+            self._spans(outcome.num_frames, outcome.frame_rate, seconds)
+            for outcome, seconds in zip(written, times, strict=True)
+        ]
         starts, ends = np.concatenate(spans).T
         names = np.repeat([outcome.name for outcome in written], self._clips.num_clips)
         return ClipFeatures(names, starts, ends, results, facts)
 
-    def _spans(self, outcome: Outcome, times: np.ndarray) -> np.ndarray:
+    def spans_of(self, record: bytes) -> np.ndarray:
+        """Beginnings and ends of the clips of a record, seconds, float [K, 2]; NaN if unknown."""
+        parsed = records.parse(record)
+        times = parsed["times"].numpy()
+        return self._spans(len(times), float(parsed["frame_rate"]), times)
+
+    def _spans(self, num_frames: int, rate: float, times: np.ndarray) -> np.ndarray:
         """Beginnings and ends of a video's clips, seconds, float [K, 2].
 
         Args:
-          outcome: of the video.
+          num_frames: of the video, L.
+          rate: frames per second, 0 where unknown.
           times: when each frame is shown, seconds, float [L].
         """
-        rate, fps = outcome.frame_rate, self.views["fps"]
+        fps = self.views["fps"]
         placed = clip_samplers.place(
             self._clips,
-            tf.constant(outcome.num_frames),
+            tf.constant(num_frames),
             tf.zeros([2], tf.int32),
             tf.constant(rate),
             fps,
         )
         begin = placed.frames[:, 0].numpy()
         reach = self._clips.num_frames * self._clips.stride * (rate / fps if rate and fps else 1)
-        frames = np.stack([begin, np.minimum(begin + reach, outcome.num_frames)], axis=1)
+        frames = np.stack([begin, np.minimum(begin + reach, num_frames)], axis=1)
         edges = np.append(times.astype(float), times[-1] + (1 / rate if rate else math.nan))
         return np.interp(frames, np.arange(len(edges)), edges)
 
