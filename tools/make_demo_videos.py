@@ -15,11 +15,11 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
-import os
 import sys
 from pathlib import Path
 
 import cv2
+import joblib
 import numpy as np
 from absl import app, flags
 from tqdm import tqdm
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> None:
     marker.write_text(json.dumps({**wanted, "complete": False}))
     todo = jobs(output, _SEED.value, **numbers)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(len(os.sched_getaffinity(0)), cv2.setNumThreads, (1,)) as pool:
+    with context.Pool(joblib.cpu_count(), cv2.setNumThreads, (1,)) as pool:
         made = pool.imap_unordered(make_video, todo, chunksize=8)
         for _ in tqdm(made, total=len(todo), unit=" videos"):
             pass
