@@ -66,8 +66,9 @@ def application(
             raise ValueError(f"{origin!r} is no origin, such as https://example.org.")
     server = _Server(embedder, limits, num_workers)
     app = FastAPI(title="cvrl_tf", description=__doc__, lifespan=server.lifespan)
-    app.get("/health")(server.health)
-    app.get("/")(server.facts)
+    for path, answer in (("/health", server.health), ("/", server.facts)):
+        app.get(path)(answer)
+        app.head(path, include_in_schema=False)(answer)
     app.post("/embed")(server.embed)
     if cors_origins:
         app.add_middleware(

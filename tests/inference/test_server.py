@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -112,6 +113,10 @@ def test_features_are_those_of_embed(
 
 def test_facts_and_health(address: str) -> None:
     assert ask(address, path="/health") == (200, {"status": "ok"})
+    for path in ("/", "/health"):
+        head = urllib.request.Request(address + path, method="HEAD")
+        with urllib.request.urlopen(head, timeout=60) as response:
+            assert response.status == 200 and response.read() == b""
     status, facts = ask(address, path="/")
     assert status == 200 and set(facts) == {"views", "classes", "limits"}
     assert facts["views"]["num_clips"] == 2 and facts["limits"]["max_waiting"] == 16
