@@ -10,7 +10,7 @@ from cvrl_tf.measures.neighbors import Knn
 class KnnMonitor(keras.callbacks.Callback):
     """Add `knn_top1`, the accuracy of `neighbors.Knn`, to the metrics of every n-th epoch.
 
-    Bind it with `run.Run.callbacks = [@monitor.KnnMonitor()]`.
+    Bind it with `settings.Validation.monitors = [@monitor.KnnMonitor()]`.
     """
 
     metric_names = ("knn_top1",)
