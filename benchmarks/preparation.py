@@ -18,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import imageio_ffmpeg
+import joblib
 import measure
 import numpy as np
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 ROOT = Path(__file__).resolve().parents[1]
-CORES = len(os.sched_getaffinity(0))
+CORES = joblib.cpu_count()
 ROUNDS = 3
 LENGTH, RATE = 300, 30  # ten seconds, as in Kinetics
 

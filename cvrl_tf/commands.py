@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import gin
+import joblib
 from absl import app, flags, logging
 
 from cvrl_tf import files, renamed
@@ -258,7 +259,7 @@ def define_embedder_flags() -> None:
     )
     flags.DEFINE_integer(
         "workers",
-        len(os.sched_getaffinity(0)),
+        joblib.cpu_count(),
         "Number of decoding processes; by default one for every core.",
         lower_bound=1,
     )

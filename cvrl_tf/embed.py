@@ -16,8 +16,6 @@ from cvrl_tf.inference import feature_file
 commands.define_embedder_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "A .parquet or .npz file.", required=True)
 
-_SKIPPED_SHOWN = 20
-
 
 def main(argv: list[str]) -> None:
     inputs = argv[1:]
@@ -35,19 +33,18 @@ def main(argv: list[str]) -> None:
     from cvrl_tf.inference.embedder import Embedder
     from cvrl_tf.inference.embedding import embed_videos, listed
     from cvrl_tf.preparation.shards import NotWritten
+    from cvrl_tf.preparation.summary import listing
 
     with commands.explained(), commands.explained(NotWritten):
-        videos = listed(inputs)
+        videos, ignored = listed(inputs)
         embedder = Embedder(**commands.embedder_arguments())
-        skipped = embed_videos(embedder, videos, output, flags.FLAGS.workers)
+        skipped = embed_videos(embedder, videos, output, flags.FLAGS.workers, ignored=ignored)
     written = len(videos) - len(skipped)
     print(f"Wrote {embedder.views['num_clips']} clips of each of {written} videos to {output}.")
     if skipped:
-        print(f"Skipped {len(skipped)} videos:")
-        for name, reason in list(skipped.items())[:_SKIPPED_SHOWN]:
-            print(f"  {name}: {reason}")
-        if len(skipped) > _SKIPPED_SHOWN:
-            print(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which the file names.")
+        print(*listing("Skipped {} videos", skipped, "the file names them"), sep="\n")
+    if ignored:
+        print(*listing("Ignored {} files", ignored, "the file names them"), sep="\n")
 
 
 if __name__ == "__main__":

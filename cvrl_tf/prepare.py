@@ -4,9 +4,9 @@
     python -m cvrl_tf.prepare --input=videos/test --output=records --split=test
     python -m cvrl_tf.prepare --input=list.txt --root=videos --output=records
 
-The input is a folder with one folder a class; or a folder of unlabeled videos; or a text file of
-`path label` lines, where the label follows the last white space, or of paths alone; or, with
---format, the annotation of a data set:
+The input is a folder with one folder a class, nested to any depth; or a folder of unlabeled videos;
+or a text file of `path label` lines, where the label follows the last white space, or of paths
+alone; or, with --format, the annotation of a data set:
 
     --format=kinetics --input=train.csv --root=replacements --root=train
     --format=ucf101   --input=ucfTrainTestlist/trainlist01.txt --root=UCF-101
@@ -47,6 +47,20 @@ _FORMAT = flags.DEFINE_enum(
 )
 _ROOT = flags.DEFINE_multi_string(
     "root", [], "Folder of the videos, by default the input's. Several are searched in turn."
+)
+_LABEL_FROM = flags.DEFINE_enum(
+    "label_from",
+    None,
+    list(annotations.LABEL_FROM),
+    "Folder that names the class of a video in a folder of folders: the top one, by default, or "
+    "the video's parent; or none for unlabeled data.",
+)
+_UNLABELED = flags.DEFINE_enum(
+    "unlabeled",
+    annotations.UNLABELED[0],
+    list(annotations.UNLABELED),
+    "What becomes of videos without a label where others have one: an error, skipped, or kept "
+    "without a class.",
 )
 _NAME = flags.DEFINE_string(
     "name", None, "Name of the data set, for results; by default the name of the output folder."
@@ -126,8 +140,16 @@ def main(argv: list[str]) -> None:
     write = _writer(argv[1:])
     start = time.monotonic()
     try:
+        videos = annotations.read(
+            _INPUT.value,
+            _ROOT.value,
+            _SPLIT.value,
+            _FORMAT.value,
+            _LABEL_FROM.value,
+            _UNLABELED.value,
+        )
         split = prepare.prepare(
-            annotations.read(_INPUT.value, _ROOT.value, _SPLIT.value, _FORMAT.value),
+            videos,
             _OUTPUT.value,
             split=_SPLIT.value,
             frames=frames,
@@ -154,7 +176,8 @@ def main(argv: list[str]) -> None:
             f"Task {_TASK.value} of {_NUM_TASKS.value} is done. The last task finishes the split."
         )
     else:
-        print(summary(_SPLIT.value, _OUTPUT.value, split, time.monotonic() - start))
+        ignored = {v.name: v.left_out for v in videos if v.left_out.startswith(annotations.IGNORED)}
+        print(summary(_SPLIT.value, _OUTPUT.value, split, ignored, time.monotonic() - start))
 
 
 if __name__ == "__main__":

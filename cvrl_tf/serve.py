@@ -39,6 +39,11 @@ _TRUSTED_PROXIES = flags.DEFINE_list(
     [],
     "Addresses or networks of proxies whose X-Forwarded-For names the client, such as 10.0.0.0/8.",
 )
+_CORS_ORIGINS = flags.DEFINE_list(
+    "cors_origins",
+    [],
+    "Origins whose web pages may use the server, such as https://example.org; * for all.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
             _RATE.value,
             _MAX_WAITING.value,
         )
-        application = server.application(embedder, limits, flags.FLAGS.workers)
+        application = server.application(embedder, limits, flags.FLAGS.workers, _CORS_ORIGINS.value)
         config = connections.config(
             application, _HOST.value, _PORT.value, _TRUSTED_PROXIES.value, _TIMEOUT.value
         )

@@ -124,7 +124,9 @@ def write_records(
     info = schema.DatasetInfo(["even", "odd"], min(videos[0].shape[1:3]), {})
     if (folder / schema.INFO_FILE).exists():
         info = schema.DatasetInfo.load(folder)
-    info.splits[split] = schema.SplitInfo(shards, sum(map(len, videos)), {}, {}, {})
+    counts = {"even": -(-len(videos) // 2), "odd": len(videos) // 2}
+    counts = {label: count for label, count in counts.items() if count}
+    info.splits[split] = schema.SplitInfo(shards, sum(map(len, videos)), {}, counts, {})
     info.save(folder)
     return folder
 

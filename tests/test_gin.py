@@ -26,10 +26,14 @@ def parameters(tmp_path: Path) -> list[str]:
     """A data set as big as Kinetics, as far as its facts go, and a checkpoint."""
     names = ["train", "validation", "test", "train_1pct", "train_10pct"]
     shards = {name: f"{name}-00000-of-00001" for name in names}
+    labels = [f"class {i}" for i in range(400)]
     info = schema.DatasetInfo(
-        [f"class {i}" for i in range(400)],
+        labels,
         256,
-        {name: schema.SplitInfo({shard: 240_000}, 0, {}, {}, {}) for name, shard in shards.items()},
+        {
+            name: schema.SplitInfo({shard: 240_000}, 0, {}, dict.fromkeys(labels, 600), {})
+            for name, shard in shards.items()
+        },
     )
     info.save(tmp_path)
     for shard in shards.values():
@@ -63,6 +67,8 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
         prefix = tf.train.Checkpoint(encoder=encoder).write(str(tmp_path / "run/checkpoints/c-1"))
         checkpoints.save_encoder_config(encoder, sampling(16, 224), tmp_path / "run")
         parameters = [*parameters, f"CHECKPOINT='{prefix}'"]
+    if recipe.name == "k600_authors_code.gin":
+        parameters = [*parameters, "AUTHORS_REPLICAS=64"]
     gin.parse_config_files_and_bindings([str(recipe)], parameters)
     if recipe.name == "cached.gin" or recipe == DEMO_PROBE:
         assert gin.get_configurable(frozen.FrozenEvaluation)().num_classes == 400
@@ -88,6 +94,21 @@ def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path
     assert run._train_data.sampling.clip_shape == (16, 224, 224, 3)
     assert run.model.encoder.count_params() == 31_725_248
     assert run.model.head.output_layer.units == 128
+
+
+def test_the_authors_learning_rate_is_for_their_replicas(
+    parameters: list[str], tmp_path: Path
+) -> None:
+    """The gradient of their loss is 2R times that of the mean: 0.32 x 2 x 8 for 8 replicas."""
+    recipe, small = ["gin/pretrain/k600_authors_code.gin"], ["resnet3d.ResNet3D.depth=10"]
+    gin.parse_config_files_and_bindings(recipe, [*parameters, *small, "AUTHORS_REPLICAS=8"])
+    run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
+    rate = run.model.optimizer._learning_rate
+    # After the warm-up, where the cosine is at 0.9985.
+    assert float(rate(5 * run.steps_per_epoch)) == pytest.approx(5.12 * 0.9985, rel=1e-4)
+    gin.clear_config()
+    with pytest.raises(ValueError, match=r"AUTHORS_REPLICAS.*not subsequently overridden"):
+        gin.parse_config_files_and_bindings(recipe, [*parameters, *small])
 
 
 @pytest.mark.parametrize("recipe", ["pretrain/k400", "methods/rotation", "methods/clip_order"])

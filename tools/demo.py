@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 from absl import app, flags
 
@@ -27,8 +28,12 @@ _TEST_VIDEOS = flags.DEFINE_integer("test_videos", 396, "Number of test videos."
 _NOTE = (
     "The videos are synthetic: four shapes in three motions, with random color, background, scale, "
     "phase and speed. The page shows that this code learns, without labels, what moves and how. "
-    "Neither the mean color nor the same network with random weights tells that. The page shows "
-    "nothing about real videos."
+    "Neither the mean color nor the same network with random weights tells that. Features of "
+    "motion made by hand do tell it, with the same probe on whole videos: {changes:.1f} % top-1 "
+    "with the mean change between frames in 8x8 cells, {edges:.1f} % with the directions of moving "
+    "edges. "
+    "The two clips of a video share most of their background, and 96 % of the pairs overlap in "
+    "time. The page shows nothing about real videos."
 )
 
 
@@ -61,18 +66,73 @@ def _make_records(videos: Path, records: Path) -> None:
         )
 
 
+def changes(video: np.ndarray) -> np.ndarray:
+    """Return the mean absolute change between frames in 8x8 cells, float [64].
+
+    Args:
+      video: gray, float32 [L, H, W].
+    """
+    change = np.abs(np.diff(video, axis=0)).mean(axis=0)
+    return cv2.resize(change, (8, 8), interpolation=cv2.INTER_AREA).ravel()
+
+
+def edges(video: np.ndarray) -> np.ndarray:
+    """Return a histogram of the directions of edges, weighted by gradient and change, float [16].
+
+    Args:
+      video: gray, float32 [L, H, W].
+    """
+    change = np.abs(np.diff(video, axis=0))
+    down, right = np.gradient((video[1:] + video[:-1]) / 2, axis=(1, 2))
+    direction = np.floor(np.arctan2(down, right) / np.pi * 8).astype(int) % 16
+    weight = change * np.hypot(down, right)
+    histogram = np.bincount(direction.ravel(), weight.ravel(), minlength=16)
+    return histogram / max(histogram.sum(), 1e-12)
+
+
+def _probe_by_hand(videos: Path) -> dict[str, float]:
+    """Measure hand-made features of motion by the linear probe, top-1 in percent."""
+    from cvrl_tf.evaluation.probe import linear_probe
+
+    names = sorted(path.name for path in (videos / "train").iterdir())
+    paths = {split: sorted((videos / split).glob("*/*.mp4")) for split in ("train", "test")}
+    labels = {s: np.array([names.index(p.parent.name) for p in ps]) for s, ps in paths.items()}
+    gray = {split: [_gray(path) for path in found] for split, found in paths.items()}
+    top1 = {}
+    for feature in (changes, edges):
+        train, test = (
+            np.stack([feature(video) for video in gray[split]])[:, np.newaxis]
+            for split in ("train", "test")
+        )
+        probed = linear_probe((train, labels["train"]), test, len(names))
+        right = probed.scores.argmax(axis=1) == labels["test"]
+        top1[feature.__name__] = 100 * float(np.mean(right))
+        print(f"{feature.__name__:<8} {top1[feature.__name__]:5.1f} %", flush=True)
+    return top1
+
+
+def _gray(path: Path) -> np.ndarray:
+    """Return all frames of a video, float32 [L, H, W] in [0, 1]."""
+    frames = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in _read(path)]
+    return np.stack(frames).astype(np.float32) / 255
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return all frames of a video, uint8 [L, H, W, 3], BGR."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (frame := capture.read()[1]) is not None:
+        frames.append(frame)
+    return np.stack(frames)
+
+
 def _embed(export: Path, videos: list[Path]) -> None:
     """Print how similar the features of some videos are, computed by the export alone."""
-    import cv2
     import tensorflow as tf
 
-    def clip(path: Path) -> np.ndarray:
-        capture = cv2.VideoCapture(str(path))
-        frames = [capture.read()[1] for _ in range(16)]
-        return np.stack(frames)[::2, :, :, ::-1]
-
+    clips = np.stack([_read(path)[:16:2, :, :, ::-1] for path in videos])
     encoder = tf.saved_model.load(str(export)).signatures["clips"]
-    features = encoder(clips=tf.constant(np.stack([clip(path) for path in videos])))["feature"]
+    features = encoder(clips=tf.constant(clips))["feature"]
     unit = tf.math.l2_normalize(features - tf.reduce_mean(features, axis=0), axis=1)
     similarities = tf.matmul(unit, unit, transpose_b=True).numpy()
     print(f"Features {features.shape} of the export; cosine similarities after centering:")
@@ -101,10 +161,12 @@ def main(argv: list[str]) -> None:
         *("-m", "cvrl_tf.evaluate", "--gin_file=gin/demo/probe.gin", f"--output={evaluation}"),
         *(data_dir, f"--gin_param=CHECKPOINT='{run}'"),
     )
+    print("\n== Evaluate hand-made features of motion", flush=True)
+    by_hand = _probe_by_hand(videos)
     _step(
         "Report",
         *("-m", "cvrl_tf.report", str(run), str(evaluation), f"--output={output}"),
-        f"--note={_NOTE}",
+        f"--note={_NOTE.format(**by_hand)}",
     )
     if not export.exists():
         _step("Export", "-m", "cvrl_tf.export", f"--checkpoint={run}", f"--output={export}")

@@ -5,19 +5,21 @@
 A bright shape (circle, square, triangle or cross) moves horizontally or vertically, or pulses, over
 a dark textured background. The class is the shape and the motion. Color, size, tilt, period, phase,
 place, noise and background do not depend on the class. The background fades between three textures
-of different colors, so that two clips of a video have different backgrounds. A video is a function
-of (seed, split, class, number), so a smaller set is a subset of a larger one.
+of different colors, so that it changes within a video. Two clips of 8 frames and stride 2 still
+have much in common besides the class: 96 % of the pairs that are drawn overlap in time, and the
+backgrounds correlate at 0.84. A video is a function of (seed, split, class, number), so a smaller
+set is a subset of a larger one.
 """
 
 import dataclasses
 import itertools
 import json
 import multiprocessing
-import os
 import sys
 from pathlib import Path
 
 import cv2
+import joblib
 import numpy as np
 from absl import app, flags
 from tqdm import tqdm
@@ -170,7 +172,7 @@ def main(argv: list[str]) -> None:
     marker.write_text(json.dumps({**wanted, "complete": False}))
     todo = jobs(output, _SEED.value, **numbers)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(len(os.sched_getaffinity(0)), cv2.setNumThreads, (1,)) as pool:
+    with context.Pool(joblib.cpu_count(), cv2.setNumThreads, (1,)) as pool:
         made = pool.imap_unordered(make_video, todo, chunksize=8)
         for _ in tqdm(made, total=len(todo), unit=" videos"):
             pass

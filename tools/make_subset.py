@@ -14,6 +14,7 @@ from absl import app, flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from cvrl_tf import commands
+from cvrl_tf.data import schema
 from cvrl_tf.preparation import subsets
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the records.", required=True)
@@ -33,6 +34,10 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"Wrote split {name!r}: {split.num_examples} videos, {len(split.class_counts)} classes.")
+    total = schema.DatasetInfo.load(_DATA_DIR.value).split(_SPLIT.value).num_examples
+    wanted = subsets.share(total, _PERCENT.value / 100)
+    if split.num_examples > wanted:
+        print(f"{_PERCENT.value:g} % of {total} are {wanted}, but each class has at least one.")
 
 
 if __name__ == "__main__":

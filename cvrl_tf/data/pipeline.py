@@ -1,6 +1,7 @@
 """From records to batches of views, each a function of (seed, epoch, position) alone."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Pipeline:
     Attributes:
       num_examples, num_views: of the split, and of an example.
       labels: names of the classes; empty in unlabeled data.
+      class_counts: how many videos of the split have which label.
       skip_damaged: as given.
     """
 
@@ -76,6 +78,7 @@ class Pipeline:
         split_info = info.split(split)
         self.num_examples = split_info.num_examples
         self.labels = info.labels
+        self.class_counts = split_info.class_counts
         self.num_views = clips.num_clips * crop.num_crops
         self._paths = records.shard_paths(data_dir, split_info)
         self._reader = reading.Reader(self._paths)
@@ -88,6 +91,19 @@ class Pipeline:
         self._split = split
         self._data = info.name
         self._short_side, self._record_fps = info.short_side, split_info.fps
+
+    def check_labels(self) -> None:
+        """Check that each video has a class.
+
+        Raises:
+          ValueError: some have none.
+        """
+        if missing := self.num_examples - sum(self.class_counts.values()):
+            raise ValueError(
+                f"{missing} of {self.num_examples} videos of split {self._split!r} of "
+                f"{self._data!r} are unlabeled; this needs a class of each. Make the records again "
+                "with labels, or with --unlabeled=skip to leave these videos out."
+            )
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -170,7 +186,8 @@ class Pipeline:
     def video_ids(self, global_batch: int, seed: int, step: int) -> list[str]:
         """Return the ids of the videos of a step of `train_batches`."""
         batch = self._training_order(global_batch, seed, step).take(global_batch)
-        return [self._reader.ids[number].decode() for _, number in batch.as_numpy_iterator()]
+        numbers = [number for _, number in batch.as_numpy_iterator()]
+        return [os.fsdecode(self._reader.ids[number]) for number in numbers]
 
     def train_damage(self, global_batch: int, seed: int, step: int) -> str | None:
         """Say which record of a step of `train_batches` can't be used, and why; None for none."""

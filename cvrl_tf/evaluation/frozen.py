@@ -78,12 +78,17 @@ class FrozenEvaluation:
 
         Raises:
           FileNotFoundError: the checkpoint is missing.
-          ValueError: the checkpoint is damaged, or the data is unlabeled.
+          ValueError: the checkpoint is damaged, a video has no class, or all training videos have
+            the same.
         """
         for data in (self.train_data, self.test_data):
-            if not data.labels:
-                name = data.summary["data"]
-                raise ValueError(f"{name!r} is unlabeled: evaluation needs data with classes.")
+            data.check_labels()
+        videos, classes = self.train_data.num_examples, len(self.train_data.class_counts)
+        if classes < 2:  # and so at least two videos, one of which the probe holds out
+            raise ValueError(
+                f"The training split has {videos} videos of {classes} class: evaluation needs two "
+                "classes or more. Add videos of others, or choose another split."
+            )
         self._run = SavedRun.open(self.checkpoint)
         self._trained = self._run.load_encoder()
         keras.utils.set_random_seed(self.seed)

@@ -10,7 +10,7 @@ from cvrl_tf.measures.neighbors import Knn
 class KnnMonitor(keras.callbacks.Callback):
     """Add `knn_top1`, the accuracy of `neighbors.Knn`, to the metrics of every n-th epoch.
 
-    Bind it with `run.Run.callbacks = [@monitor.KnnMonitor()]`.
+    Bind it with `settings.Validation.monitors = [@monitor.KnnMonitor()]`.
     """
 
     metric_names = ("knn_top1",)
@@ -30,8 +30,13 @@ class KnnMonitor(keras.callbacks.Callback):
         batch: number of clips that the encoder sees at a time.
         every: number of epochs from one measurement to the next.
         knn: classifier; `neighbors.Knn()` if None.
+
+        Raises:
+          ValueError: a video has no class.
         """
         super().__init__()
+        for data in (train_data, test_data):
+            data.check_labels()
         self._data = train_data, test_data
         self._num_classes, self._batch, self._every = num_classes, batch, every
         self._knn = knn or Knn()

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
+from cvrl_tf.measures import metrics
 from cvrl_tf.optim.schedules import warmup_cosine
 
 _MOMENTUM = 0.9
@@ -39,8 +41,8 @@ class Probe:
         scaled to unit length, as in the authors' probe (whose learning rate is 32).
     """
 
-    learning_rates: Sequence[float] = (1.0, 3.0, 10.0, 30.0)
-    weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3)
+    learning_rates: Sequence[float] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    weight_decays: Sequence[float] = (0.0, 1e-5, 1e-4, 1e-3)
     epochs: int = 100
     batch: int = 256
     standardize: bool = True
@@ -64,17 +66,24 @@ def linear_probe(
     cosine decay, as the authors' probe.
 
     All pairs of the sweep train at once, on four fifths of the videos. The pair with the highest
-    accuracy on the last fifth then trains on all of them. Test videos choose nothing.
+    accuracy on the last fifth then trains on all of them. Test videos choose nothing. A warning
+    says if a value beyond those of the sweep may be better.
 
     Args:
       train: features float32 [N, V, D], of which each view is an example, and labels int32 [N].
       test_features: float32 [M, V', D].
-      num_classes: C.
+      num_classes: C; the labels are from 0 to C - 1.
       probe: settings; `Probe()` if None.
       seed: seed of the order of the features and of the choice of held-out videos.
+
+    Raises:
+      ValueError: a label is none of a class, or there are fewer than two videos.
     """
     probe = probe or Probe()
     features, labels = train
+    metrics.check_labels(labels, num_classes)
+    if len(labels) < 2:
+        raise ValueError(f"{len(labels)} training videos: the probe holds one out, so give two.")
     mean = features.mean(axis=(0, 1))
     scale = (features.std(axis=(0, 1)) + 1e-6) * np.sqrt(features.shape[-1])
 
@@ -90,10 +99,28 @@ def linear_probe(
         held_out, rest = np.split(order, [max(1, len(order) // 5)])
         weights = _fit((features[rest], labels[rest]), num_classes, sweep, probe, seed)
         right = _scores(features[held_out], *weights).argmax(axis=-1) == labels[held_out]
-        sweep = sweep[[np.argmax(right.mean(axis=1))]]
+        accuracy = right.mean(axis=1)
+        _warn_of_edges(probe, sweep[accuracy == accuracy.max()])
+        sweep = sweep[[np.argmax(accuracy)]]
     weights = _fit((features, labels), num_classes, sweep, probe, seed)
     (learning_rate, weight_decay) = sweep[0].tolist()
     return Probed(_scores(tests, *weights)[0], learning_rate, weight_decay)
+
+
+def _warn_of_edges(probe: Probe, best: np.ndarray) -> None:
+    """Warn if the best pairs, float32 [P, 2], all have the first or last value that was tried.
+
+    A weight decay of 0 is no edge: there is nothing below.
+    """
+    for name, found in zip(("learning_rates", "weight_decays"), best.T, strict=True):
+        tried = np.unique(np.float32(getattr(probe, name)))
+        edges = [edge for edge in (tried[0], tried[-1]) if edge > 0]
+        if len(tried) > 1 and np.isin(found, edges).all():
+            logging.warning(
+                "The linear probe is best at %g, the edge of its %s, %g to %g: try others with "
+                '--gin_param="probe.Probe.%s=(...)".',
+                *(found[0], name.replace("_", " "), tried[0], tried[-1], name),
+            )
 
 
 def _scores(features: np.ndarray, kernels: tf.Tensor, biases: tf.Tensor) -> np.ndarray:

@@ -102,14 +102,15 @@ class Embedder:
         crops = self.views["num_crops"]
         parts = [self.results_of(tf.reshape(v, [-1, *v.shape[2:]]), crops) for v in some]
         results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        num_clips = self.views["num_clips"]
-        spans = [
-            record_views.spans(records.parse(serialized), self._sampling, num_clips).numpy()
-            for serialized in records.in_order(shards)
-        ]
-        starts, ends = np.concatenate(spans).astype(float).T
-        names = np.repeat([outcome.name for outcome in written], num_clips)
+        spans = [self.spans_of(record) for record in records.in_order(shards)]
+        starts, ends = np.concatenate(spans).T
+        names = np.repeat([outcome.name for outcome in written], self.views["num_clips"])
         return ClipFeatures(names, starts, ends, results, facts)
+
+    def spans_of(self, record: tf.Tensor | bytes) -> np.ndarray:
+        """Beginnings and ends of the clips of a record, seconds, float [K, 2]; NaN if unknown."""
+        found = record_views.spans(records.parse(record), self._sampling, self.views["num_clips"])
+        return np.round(found.numpy().astype(float), 6)  # stamps have microseconds
 
 
 def facts_of(

@@ -10,7 +10,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from etils import epath
@@ -20,7 +20,7 @@ from cvrl_tf.inference import feature_file
 from cvrl_tf.inference.embedder import Embedder
 from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation import manifest
-from cvrl_tf.preparation.annotations import VIDEO_ENDINGS, Video
+from cvrl_tf.preparation.annotations import Video, walk
 from cvrl_tf.preparation.decoding import FrameOptions
 from cvrl_tf.preparation.manifest import Outcome
 from cvrl_tf.preparation.progress import Bar
@@ -30,34 +30,39 @@ from cvrl_tf.preparation.shards import Job, manifest_of, write_shards
 _VIDEOS_A_WORKER, _BYTES_A_ROUND = 32, 2**28
 
 
-def listed(inputs: Sequence[str]) -> list[str]:
-    """List videos: files as they are, and the files of folders that end like a video; each once.
+def listed(inputs: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """List videos: files as they are, and the videos of folders, at any depth; each once.
+
+    Returns:
+      The videos, and the other files of the folders with the reasons why they are ignored.
 
     Raises:
       FileNotFoundError: a path is not there, or a folder has none.
-      ValueError: a name is no text.
     """
     found: dict[str, None] = {}
+    ignored: dict[str, str] = {}
     for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS)
-            videos = sorted(str(p) for p in inside if p.is_file())
+        if os.path.isdir(name):
+            inside = {os.fspath(path): reason for path, reason in walk(epath.Path(name))}
+            videos = sorted(path for path, reason in inside.items() if not reason)
             if not videos:
                 raise FileNotFoundError(f"No file in {name!r} has a video's ending.")
             found.update(dict.fromkeys(videos))
-        elif path.exists():
+            ignored.update((path, reason) for path, reason in inside.items() if reason)
+        elif os.path.exists(name):
             found[name] = None
         else:
             raise FileNotFoundError(f"No file or folder {name!r}.")
-    for name in found:
-        if not name.isprintable():
-            raise ValueError(f"The file's name {name!r} can't be written as text: rename it.")
-    return list(found)
+    return list(found), {path: ignored[path] for path in sorted(ignored.keys() - found.keys())}
 
 
 def embed_videos(
-    embedder: Embedder, videos: Sequence[str], output: str | Path, workers: int, show: bool = True
+    embedder: Embedder,
+    videos: Sequence[str],
+    output: str | Path,
+    workers: int,
+    show: bool = True,
+    ignored: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Embed videos into a file, in rounds that are kept, so an interrupted call resumes.
 
@@ -67,6 +72,7 @@ def embed_videos(
       output: file for `ClipFeatures`. Until it is there, `OUTPUT.parts` holds what is done.
       workers: processes that decode.
       show: a progress bar.
+      ignored: files that were taken for no videos, with the reasons; for the facts of the file.
 
     Returns:
       Reasons by video, of those that could not be embedded.
@@ -81,16 +87,21 @@ def embed_videos(
     with files.locked(lock, f"it writes {output.name}; wait for it, or choose another output"):
         if output.exists():
             raise FileExistsError(f"{str(output)!r} is there already.")
-        return _embed_videos(embedder, videos, output, workers, show)
+        return _embed_videos(embedder, videos, output, workers, show, ignored or {})
 
 
 def _embed_videos(
-    embedder: Embedder, videos: Sequence[str], output: Path, workers: int, show: bool
+    embedder: Embedder,
+    videos: Sequence[str],
+    output: Path,
+    workers: int,
+    show: bool,
+    ignored: Mapping[str, str],
 ) -> dict[str, str]:
     """Embed videos under the lock of the output; see `embed_videos`."""
     parts = output.with_name(output.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256("\n".join(videos).encode()).hexdigest()
+    digest = hashlib.sha256(os.fsencode("\n".join(videos))).hexdigest()
     facts = {**embedder.facts, "videos_sha256": digest}
     done = sorted(parts.glob("*.npz"))
     skipped: dict[str, str] = {}
@@ -125,7 +136,7 @@ def _embed_videos(
         shutil.rmtree(parts)  # or the same call would find nothing left to do
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
         raise ValueError(f"None of {len(videos)} videos can be embedded. {reasons}")
-    feature_file.join(done, output, {**facts, "skipped": skipped})
+    feature_file.join(done, output, {**facts, "skipped": skipped, "ignored": {**ignored}})
     shutil.rmtree(parts)
     return skipped
 

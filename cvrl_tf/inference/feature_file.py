@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +28,8 @@ class ClipFeatures:
     """Clips of videos and what a model says of them.
 
     Attributes:
-      videos: str [N], paths as they were given.
+      videos: str [N], paths as they were given. Parquet's strings are UTF-8, so there the bytes of
+        a name that are none become escapes: caf\\xe9.mp4.
       starts, ends: float64 [N], seconds into the video; not a number where they are unknown.
       results: by name, such as "feature", float32 [N, D]; the mean over a clip's crops.
       facts: for JSON: model, fingerprint and views, see `embedding.Embedder`; skipped, reasons by
@@ -133,8 +135,9 @@ def _write_parquet(parts: Iterable[ClipFeatures], file: BinaryIO, facts: dict[st
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
+            names = [os.fsencode(n).decode(errors="backslashreplace") for n in part.videos]
             columns: dict[str, Any] = dict(
-                zip(_PLACE, (part.videos, part.starts, part.ends), strict=True)
+                zip(_PLACE, (pa.array(names, pa.string()), part.starts, part.ends), strict=True)
             )
             for name, rows in part.results.items():
                 flat = pa.array(rows.ravel())

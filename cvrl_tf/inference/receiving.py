@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 from pathlib import Path
 
 from fastapi import HTTPException, Request
@@ -29,13 +30,33 @@ class Limits:
     max_waiting: int
 
 
+# Not application/x-www-form-urlencoded, which `curl --data-binary` says of every body.
+_WRAPPED = re.compile("multipart/.*|application/(.*[+])?json")
+
+
+def _check_is_a_file(request: Request) -> None:
+    """Raises HTTPException: 415, the body is encoded, or wraps the video in something else."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        sent = f"Content-Encoding: {encoding}"
+    elif _WRAPPED.fullmatch(kind):
+        sent = f"Content-Type: {kind}"
+    else:
+        return
+    command = f"curl --data-binary @video.mp4 {request.url}"
+    reason = f"{sent} isn't read. Send the video file itself as the body: {command}"
+    raise HTTPException(415, reason, {"Accept-Encoding": "identity", "Accept": "video/*"})
+
+
 async def receive(request: Request, path: Path, limits: Limits) -> None:
     """Writes the body of a request to a file.
 
     Raises:
       HTTPException: 400, nothing was sent, or the client has gone; 408, it was sent too slowly;
-        413, it is too large.
+        413, it is too large; 415, the body is no plain file.
     """
+    _check_is_a_file(request)
     most = limits.max_megabytes * 2**20
     too_large = HTTPException(413, f"More than {limits.max_megabytes:g} MB.")
     if int(request.headers.get("content-length", 0)) > most:

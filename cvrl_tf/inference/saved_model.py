@@ -87,7 +87,8 @@ class ExportedEncoder(tf.Module):
         top, left, height, width = tf.unstack(windows[0])
         square = frames[:, top : top + height, left : left + width]
         size = self._center.size
-        square = tf.image.resize(square, [size, size]) / 255.0
+        # As floats: ONNX can't resize uint8 to float32, as TensorFlow does.
+        square = tf.image.resize(tf.cast(square, tf.float32), [size, size]) / 255.0
         return self._results(tf.reshape(square, [*tf.unstack(batch_and_time), size, size, 3]))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, "clips")])

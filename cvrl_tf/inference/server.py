@@ -3,14 +3,15 @@
 Routes::
 
     POST /embed   The body is a video file. Answers {"feature": [...], ...}: means over the video's
-                  test views.
+                  test views, and "clips": their start and end, in seconds, or null if unknown.
     GET  /health  200 while the server can decode a video and run the model, which it tries, else
                   503.
     GET  /        The model's views and classes, and the server's limits.
 
 Status codes of /embed: 400 nothing was sent; 408 it was sent too slowly; 413 the file is too large
-or the video too long; 422 the video can't be decoded; 429 the client sends too many requests; 500
-the model's results aren't finite; 503 too many requests at a time, or the server can't decode now.
+or the video too long; 415 the body isn't a plain file; 422 the video can't be decoded; 429 the
+client sends too many requests; 500 the model's results aren't finite; 503 too many requests at a
+time, or the server can't decode now.
 
 Worker processes decode the videos: a video that kills or hangs its decoder fails alone. The model
 runs on the videos of all requests that wait as one batch. Clients take turns in both.
@@ -20,9 +21,10 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import re
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.middleware.cors import CORSMiddleware
 
 from cvrl_tf.data.sampling import Sampling
 from cvrl_tf.inference import decoders, health, upload
@@ -44,19 +47,36 @@ from cvrl_tf.preparation.workers import TaskTimeout, WorkerDied, WorkerStartErro
 T = TypeVar("T")
 
 
-def application(embedder: Embedder, limits: Limits, num_workers: int) -> FastAPI:
+def application(
+    embedder: Embedder, limits: Limits, num_workers: int, cors_origins: Sequence[str] = ()
+) -> FastAPI:
     """Returns the server as an ASGI application, for uvicorn and others.
 
     Args:
       embedder: The model and its views.
       limits: Limits of the server.
       num_workers: Number of processes that decode; half as many again stand by for long videos.
+      cors_origins: Origins whose web pages may read the answers, or "*" for all.
+
+    Raises:
+      ValueError: One of `cors_origins` is no origin.
     """
+    for origin in cors_origins:
+        if origin != "*" and not re.fullmatch("https?://[^/?#]+", origin):
+            raise ValueError(f"{origin!r} is no origin, such as https://example.org.")
     server = _Server(embedder, limits, num_workers)
     app = FastAPI(title="cvrl_tf", description=__doc__, lifespan=server.lifespan)
-    app.get("/health")(server.health)
-    app.get("/")(server.facts)
+    for path, answer in (("/health", server.health), ("/", server.facts)):
+        app.get(path)(answer)
+        app.head(path, include_in_schema=False)(answer)
     app.post("/embed")(server.embed)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 
@@ -117,8 +137,8 @@ class _Server:
             "limits": dataclasses.asdict(self._limits),
         }
 
-    async def embed(self, request: Request) -> dict[str, list[float]]:
-        """Returns the features of the video in the request's body."""
+    async def embed(self, request: Request) -> dict[str, list[Any]]:
+        """Returns the features of the video in the request's body, and the times of its clips."""
         client = client_of(request)
         self._rates.check(client)
         with self._admission.admitted(client):
@@ -133,9 +153,11 @@ class _Server:
                 raise _unavailable(f"No room for the video: {error.strerror}.") from None
             async with self._embedding.place(client):
                 views = await asyncio.to_thread(self._embedder.views_of, record)
+                spans = await asyncio.to_thread(self._embedder.spans_of, record)
                 results = await asyncio.wrap_future(self._batches.submit(views))
         _check_finite(results)
-        return {name: values.tolist() for name, values in results.items()}
+        clips = [{"start": _known(start), "end": _known(end)} for start, end in spans.tolist()]
+        return {**{name: values.tolist() for name, values in results.items()}, "clips": clips}
 
     async def _decode(self, path: Path) -> bytes:
         """Decodes a video in a worker process.
@@ -163,6 +185,11 @@ class _Server:
 
 def _unavailable(reason: str) -> HTTPException:
     return HTTPException(503, reason, {"Retry-After": str(decoders.PAUSE)})
+
+
+def _known(seconds: float) -> float | None:
+    """Returns None for NaN, which JSON can't say."""
+    return None if math.isnan(seconds) else seconds
 
 
 def _check_finite(results: VideoResults) -> None:

@@ -28,6 +28,15 @@ class Estimate:
         return f"{100 * self.value:5.1f} %  (95 % interval {low:.1f} to {high:.1f})"
 
 
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Raise a ValueError if labels, int [N], are no indices of classes, such as -1 of no class."""
+    if wrong := np.flatnonzero((labels < 0) | (labels >= num_classes)).tolist():
+        raise ValueError(
+            f"{len(wrong)} of {len(labels)} videos have no class of the {num_classes}: the first, "
+            f"number {wrong[0]}, has the label {labels[wrong[0]]}. Leave them out."
+        )
+
+
 def classification(
     scores: np.ndarray, labels: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
@@ -35,7 +44,7 @@ def classification(
 
     Args:
       scores: float [N, C]; of equal scores the lower class counts as higher.
-      labels: int [N].
+      labels: int [N], from 0 to C - 1.
       resamples: number of bootstrap resamples.
       seed: seed of the bootstrap.
 
@@ -43,6 +52,7 @@ def classification(
       top1, top5 and mean_per_class. The mean leaves out classes without a test video, in each
       resample too.
     """
+    check_labels(labels, scores.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = order == labels[:, np.newaxis]
     top1, top5 = hits[:, 0], hits[:, :5].any(axis=1)

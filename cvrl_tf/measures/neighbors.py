@@ -78,6 +78,7 @@ class Knn:
         Returns:
           float [M, C], up to a factor for each row.
         """
+        metrics.check_labels(train[1], num_classes)
         indices, cosines = nearest(features, train[0], min(self.k, len(train[0])))
         # Less the largest exponent, which changes no order and can't overflow.
         weights = np.exp((cosines - cosines[:, :1]) / self.temperature)

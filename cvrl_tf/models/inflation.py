@@ -50,9 +50,10 @@ def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
     Args:
       kernel: float [h, w, C, F].
       taps: extent in time.
-      how: "center" puts the kernel at the middle of time, with zeros around it. A still video then
-        has the features of its frame. "mean" spreads the kernel over time. Features of a still
-        video then differ slightly, because clips are padded with zeros in time.
+      how: "center" puts the kernel at the middle of time, the earlier one of an even number of
+        taps, with zeros around it. A still video then has the features of its frame. "mean" spreads
+        the kernel over time. Features of a still video then differ slightly, because clips are
+        padded with zeros in time.
 
     Raises:
       ValueError: `how` is another word.
@@ -61,10 +62,10 @@ def inflated_kernel(kernel: np.ndarray, taps: int, how: str) -> np.ndarray:
         raise ValueError(f"No inflation {how!r}; choose one of {', '.join(HOW)}.")
     if how == "mean":
         return np.repeat(kernel[np.newaxis] / taps, taps, axis=0)
-    # With a stride of 2 and an even number of frames, 'same' pads one zero less before the clip, so
-    # the middle of the kernel still meets a frame at every place.
+    # 'same' pads at most as many zeros before the clip as there are taps before this one, and fewer
+    # where a stride of 2 meets an even number of frames, so it meets a frame at every place.
     inflated = np.zeros([taps, *kernel.shape], kernel.dtype)
-    inflated[taps // 2] = kernel
+    inflated[(taps - 1) // 2] = kernel
     return inflated
 
 

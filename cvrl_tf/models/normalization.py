@@ -1,5 +1,6 @@
 """Batch normalization over all replicas, by fused kernels that compute in float32."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +22,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, replay: bool = False
     ) -> tf.Tensor:
-        """Normalize float [..., C]. A replay does not change the moving statistics."""
+        """Normalize float [B, ..., C]. A replay does not change the moving statistics."""
         shape = tf.shape(inputs)
-        x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])  # the kernels need rank 4
+        x = _as_images(inputs)
         if training and self.trainable:
             x, mean, variance = normalize(x, self.gamma, self.beta, self.epsilon)
             if not replay:
@@ -33,6 +34,19 @@ class BatchNorm(keras.layers.BatchNormalization):
             statistics = (self.moving_mean, self.moving_variance)
             x = _normalize_by(x, self.gamma, self.beta, *statistics, self.epsilon)
         return tf.ensure_shape(tf.reshape(x, shape), inputs.shape)
+
+
+def _as_images(x: tf.Tensor) -> tf.Tensor:
+    """Reshape [B, T, ..., C] to [B, T, pixels, C], and [B, C] to [B, 1, 1, C].
+
+    The kernels need rank 4, and do the same with clips. An image for each pixel would have the same
+    statistics, but cuDNN refuses 65,536 images without extent in inference (pytorch#19911,
+    onnxruntime#7095), fewer than the pixels of one clip behind the stem.
+    """
+    inner, product = x.shape[1:-1], math.prod
+    if not inner.is_fully_defined():
+        inner, product = tf.shape(x)[1:-1], tf.reduce_prod
+    return tf.reshape(x, [-1, product(inner[:1]), product(inner[1:]), x.shape[-1]])
 
 
 def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> Normalized:
@@ -82,18 +96,10 @@ def _synchronized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
     """Compute `normalize` in a replica, with one all-reduce forward and one in the gradient."""
     context = tf.distribute.get_replica_context()
 
-    def total(*parts: tf.Tensor) -> list[tf.Tensor]:
-        reduced = context.all_reduce("sum", tf.concat(parts, axis=0))
-        return tf.split(reduced, [part.shape[0] for part in parts])
-
     @tf.custom_gradient
     def compute(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[Normalized, Callable]:
         exact = tf.cast(x, tf.float32)
-        local_count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)[None]
-        sums = tf.reduce_sum(exact, [0, 1, 2]), tf.reduce_sum(tf.square(exact), [0, 1, 2])
-        total_sum, total_square, count = total(*sums, local_count)
-        mean = total_sum / count
-        variance = tf.maximum(total_square / count - tf.square(mean), 0.0)
+        count, mean, variance = _moments_of_all(exact)
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             # First with constant statistics, then the terms of the statistics, over all replicas.
@@ -107,14 +113,45 @@ def _synchronized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: floa
                 epsilon=epsilon,
                 is_training=False,
             )
-            all_dgamma, all_dbeta = total(dgamma, dbeta)
+            all_dgamma, all_dbeta = tf.unstack(context.all_reduce("sum", tf.stack([dgamma, dbeta])))
             inverse = tf.math.rsqrt(variance + epsilon)
             slope = -gamma * tf.square(inverse) * all_dgamma / count
-            offset = -gamma * inverse * all_dbeta / count - slope * mean
-            dx = tf.cast(dx, tf.float32) + slope * exact + offset
+            offset = -gamma * inverse * all_dbeta / count
+            dx = tf.cast(dx, tf.float32) + slope * (exact - mean) + offset
             return tf.cast(dx, x.dtype), dgamma, dbeta
 
         y = _normalize_by(x, gamma, beta, mean, variance, epsilon)
         return (y, mean, variance), gradient
 
     return compute(x, gamma, beta)
+
+
+def _moments_of_all(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Compute count [], mean [C] and population variance [C] over the batches of all replicas.
+
+    The mean of squares less the square of the mean would be rounding where the mean is large beside
+    the deviation. Each replica therefore centers by its own mean, and the replicas combine counts,
+    means and sums of centered squares: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
+    Algorithm for Computing Sample Variances", 1979.
+
+    Args:
+      x: float32 [N, H, W, C], of this replica.
+    """
+    context = tf.distribute.get_replica_context()
+    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    mean = _sum(x) / tf.maximum(count, 1)
+    squares = _sum(tf.math.squared_difference(x, mean))
+    local = tf.concat([[count], mean, squares], axis=0)
+    # Zero but in this replica's row; see `distribution.gather`.
+    row = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync)
+    gathered = context.all_reduce("sum", row[:, tf.newaxis] * local)
+    counts, means, all_squares = tf.split(gathered, [1, x.shape[-1], x.shape[-1]], axis=1)
+    total = tf.reduce_sum(counts)
+    mean = tf.reduce_sum(counts * means, axis=0) / total
+    between = counts * tf.math.squared_difference(means, mean)
+    return total, mean, tf.reduce_sum(all_squares + between, axis=0) / total
+
+
+def _sum(x: tf.Tensor) -> tf.Tensor:
+    """Compute `tf.reduce_sum` over all axes but the last, in a third of its time on CPUs."""
+    return tf.raw_ops.BiasAddGrad(out_backprop=x)

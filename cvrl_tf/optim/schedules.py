@@ -41,6 +41,19 @@ def warmup_cosine(
     )
 
 
+def of_authors_code(learning_rate: float, replicas: int) -> float:
+    """Convert a learning rate of the authors' code to one for the mean over all anchors.
+
+    Their loss is the sum of the means over both views, and its gradient is summed over the replicas
+    without a division: 2R times the gradient of the mean.
+
+    Args:
+      learning_rate: as in their YAML.
+      replicas: R, of their run.
+    """
+    return 2 * replicas * learning_rate
+
+
 def constant(
     steps_per_epoch: int,
     epochs: int,

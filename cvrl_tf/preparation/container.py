@@ -21,6 +21,7 @@ _CONTAINERS = (
 UNOPENED = "not a video, or no video stream in it that can be decoded"
 _FRAME_RATES = (0.1, 1000.0)
 _NEARLY_EQUAL = 0.05  # of two frame rates
+_SURELY_MOVING = 100  # packets of another stream, before the second of the first
 _MICROSECONDS = 1_000_000  # of a container's times
 _TS_DISCONT = int(av.format.Flags.ts_discont.value)  # type: ignore[call-overload]
 _GEN_PTS = int(av.container.Flags.gen_pts.value)  # type: ignore[call-overload]
@@ -67,14 +68,33 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
     return container
 
 
-def video_stream(container: InputContainer) -> VideoStream | None:
-    """Returns the stream that a player shows, the first that is more than a picture."""
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """Returns the streams that may be more than a picture, of those that can be decoded."""
     streams = [
         stream
         for stream in container.streams.video
         if stream.codec_context is not None and not stream.disposition & _PICTURES
     ]
-    return min(streams, key=lambda stream: stream.frames == 1, default=None)
+    return [stream for stream in streams if stream.frames != 1] or streams[:1]
+
+
+def first_that_moves(container: InputContainer) -> int:
+    """Returns the index of the stream that a player shows, the first that is more than a picture.
+
+    A Matroska file doesn't say which of its streams are pictures, so packets are read.
+    """
+    streams = video_streams(container)
+    counts = dict.fromkeys((stream.index for stream in streams), 0)
+    try:
+        for packet in container.demux(streams):
+            counts[packet.stream_index] += packet.size > 0
+            if counts[streams[0].index] > 1 or max(counts.values()) == _SURELY_MOVING:
+                break
+    except av.error.MemoryError:
+        raise
+    except (av.FFmpegError, IndexError):
+        pass  # damage is told where the video is read
+    return min(counts, key=lambda index: counts[index] < 2)
 
 
 def origin(container: InputContainer) -> Fraction:

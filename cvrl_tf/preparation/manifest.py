@@ -1,4 +1,4 @@
-"""Reads and writes `SPLIT_manifest.jsonl`: what became of every input video, one line a video."""
+"""Reads and writes `SPLIT_manifest.jsonl`: what became of every input, one line a video or file."""
 
 import dataclasses
 import json
@@ -12,13 +12,14 @@ from cvrl_tf.data import schema
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Tells what became of a video: it was written, or skipped for a reason.
+    """Tells what became of an input: it was written, or skipped or ignored for a reason.
 
     Attributes:
       name: as the annotation has it.
       label: name of its class; None in unlabeled data.
-      shard: in which it is, or would have been.
-      reason: why it was skipped; empty if it was written.
+      shard: in which it is, or would have been; empty for what was not tried.
+      reason: why it was skipped, or, after "ignored: ", is taken for no video; empty if it was
+        written.
       warning: that a video which was written has fewer frames than its container announces.
       num_frames: stored frames.
       frame_rate: frames per second, 0 where unknown.

@@ -22,7 +22,7 @@ from etils import epath
 from cvrl_tf import files
 from cvrl_tf.data import schema
 from cvrl_tf.preparation import manifest
-from cvrl_tf.preparation.annotations import Video
+from cvrl_tf.preparation.annotations import IGNORED, Video
 from cvrl_tf.preparation.decoding import FrameOptions
 from cvrl_tf.preparation.manifest import Outcome
 from cvrl_tf.preparation.shards import Job, is_done, manifest_of, write_shards
@@ -51,7 +51,7 @@ def prepare(
     `SPLIT_options.json`.
 
     Args:
-      videos: with distinct names.
+      videos: with distinct names. Those with a reason in `left_out` are only named in the manifest.
       output: folder, which may hold other splits.
       split: its name, with which the shards' names begin.
       frames: how they are stored.
@@ -72,11 +72,12 @@ def prepare(
       RuntimeError: shards aren't written for a reason that lies in no video.
     """
     folder, frames = epath.Path(output), frames or FrameOptions()
+    left_out = [Outcome(v.name, v.label, "", v.left_out) for v in videos if v.left_out]
+    videos = sorted((v for v in videos if not v.left_out), key=lambda video: video.name)
     if num_shards is None:
         num_shards = min(_MAX_SHARDS, -(-len(videos) // _VIDEOS_PER_SHARD))
     _check_shares(len(videos), num_shards, part)
     _check_output(folder, split)
-    videos = sorted(videos, key=lambda video: video.name)
     options = {**dataclasses.asdict(frames), "num_shards": num_shards, "seed": seed}
     options.update(_digest(videos))
     with schema.DatasetInfo.locked(folder):
@@ -105,7 +106,7 @@ def prepare(
             )
         if not all(is_done(folder, shard) for shard in shards):
             return None
-        return _enter(folder, split, list(shards), frames.fps)
+        return _enter(folder, split, list(shards), left_out, frames.fps)
 
 
 def _begin(
@@ -156,18 +157,21 @@ def _remove_unfinished(folder: epath.Path, shards: list[str]) -> None:
 
 
 def _enter(
-    output: epath.Path, split: str, shards: list[str], fps: float | None
+    output: epath.Path, split: str, shards: list[str], left_out: list[Outcome], fps: float | None
 ) -> schema.SplitInfo:
     """Merges the shards' manifests, and enters the split; under the lock of the folder."""
     parts = {name: manifest.read(manifest_of(output, name)) for name in shards}
+    parts[""] = left_out
     written = dataclasses.replace(_summarize(parts), fps=fps)
     outcomes = sorted((o for part in parts.values() for o in part), key=lambda o: o.name)
     manifest.write(output / f"{split}_manifest.jsonl", outcomes)
     if not written.num_examples:
         for name in shards:
             manifest_of(output, name).unlink()  # or another try would not look at them
-        reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:5])
-        raise ValueError(f"None of {len(outcomes)} videos can be used, nothing written. {reasons}")
+        reasons = "; ".join(f"{name}: {why}" for name, why in [*written.skipped.items()][:5])
+        raise ValueError(
+            f"None of {len(written.skipped)} videos can be used, nothing written. {reasons}"
+        )
     info = schema.DatasetInfo.load(output)
     info.splits[split] = written
     info.save(output)
@@ -289,5 +293,10 @@ def _summarize(parts: dict[str, list[Outcome]]) -> schema.SplitInfo:
         num_frames=sum(outcome.num_frames for outcome in every),
         frame_rates=dict(sorted(rates.items(), key=lambda item: float(item[0]))),
         class_counts=dict(sorted(labels.items())),
-        skipped={o.name: o.reason for part in parts.values() for o in part if o.reason},
+        skipped={
+            o.name: o.reason
+            for part in parts.values()
+            for o in part
+            if o.reason and not o.reason.startswith(IGNORED)
+        },
     )

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import BinaryIO
 
+import joblib
 from etils import epath
 
 from cvrl_tf import files
@@ -94,7 +95,7 @@ def write_shards(
       NotWritten: A shard can't be written, for a reason that lies in no video.
     """
     if shards:
-        _ShardWriter(shards, job, timeout, stop).run(workers or len(os.sched_getaffinity(0)))
+        _ShardWriter(shards, job, timeout, stop).run(workers or joblib.cpu_count())
 
 
 class _ShardWriter:

@@ -2,12 +2,14 @@
 
 The paper does not publish its choice. Ours ranks the videos of each class by a hash of their id and
 a seed, and takes the first ones. So the subset is the same everywhere, balanced by class, and 1 %
-is inside 10 %.
+is inside 10 %, as any subset is inside one at least twice as large.
 """
 
 import hashlib
 import math
+import os
 from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 
 import tensorflow as tf
@@ -16,12 +18,21 @@ from tqdm import tqdm
 from cvrl_tf.data import records, schema, shard_index
 
 
+def share(total: int, fraction: float) -> int:
+    """Returns the size of a subset of `total` videos, rounded to the nearest number."""
+    return round(_exact(fraction) * total)
+
+
 def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
     """Chooses the ids of a subset.
 
+    There are `share(len(labels), fraction)` of them: each class has its share rounded down, and the
+    classes with the largest remainders have one more (of equal remainders, the lower class). But
+    each class has at least one, even if all of them are then more.
+
     Args:
       labels: class by video id.
-      fraction: in (0, 1], of each class; rounded up, so that each class has at least one.
+      fraction: in (0, 1], of each class.
       seed: another subset for another seed.
     """
     by_class: dict[int, list[str]] = defaultdict(list)
@@ -29,14 +40,23 @@ def choose(labels: dict[str, int], fraction: float, seed: int = 0) -> set[str]:
         by_class[label].append(video_id)
 
     def rank(video_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{video_id}".encode()).digest()
+        return hashlib.sha256(os.fsencode(f"{seed}/{video_id}")).digest()
 
-    exact = fraction * (1 - 1e-9)  # 0.07 * 100 is a little over 7 in binary
+    shares = {label: _exact(fraction) * len(by_class[label]) for label in sorted(by_class)}
+    counts = {label: max(1, math.floor(each)) for label, each in shares.items()}
+    missing = max(0, share(len(labels), fraction) - sum(counts.values()))
+    for label in sorted(shares, key=lambda label: counts[label] - shares[label])[:missing]:
+        counts[label] += 1
     return {
         video_id
-        for members in by_class.values()
-        for video_id in sorted(members, key=rank)[: math.ceil(exact * len(members))]
+        for label, members in by_class.items()
+        for video_id in sorted(members, key=rank)[: counts[label]]
     }
+
+
+def _exact(fraction: float) -> Fraction:
+    """Returns a fraction as it was meant: 0.07 * 100 is a little over 7 in binary."""
+    return Fraction(fraction).limit_denominator(10**6)
 
 
 def write_subset(
@@ -56,12 +76,17 @@ def write_subset(
       The new split, which `dataset_info.json` then has too.
 
     Raises:
-      ValueError: the data is unlabeled, `fraction` is not in (0, 1], or `name` is taken.
+      ValueError: a video is unlabeled, `fraction` is not in (0, 1], or `name` is taken.
     """
     info = schema.DatasetInfo.load(data_dir)
     source = info.split(split)
     if not info.labels:
         raise ValueError(f"{str(data_dir)!r} is unlabeled; a subset is taken class by class.")
+    if missing := source.num_examples - sum(source.class_counts.values()):
+        raise ValueError(
+            f"{missing} of {source.num_examples} videos of split {split!r} are unlabeled; a subset "
+            "is taken class by class. Make the records again with --unlabeled=skip."
+        )
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} is not in (0, 1].")
     if name in info.splits:
@@ -75,7 +100,7 @@ def write_subset(
     writers = [tf.io.TFRecordWriter(str(Path(data_dir) / f".{name}.tmp")) for name in names]
     for serialized in tqdm(dataset, total=source.num_examples, desc="copy", unit="video"):
         context = _context(serialized)
-        if context["video_id"].numpy().decode() in chosen:
+        if os.fsdecode(context["video_id"].numpy()) in chosen:
             shard = written.num_examples % num_shards
             writers[shard].write(serialized.numpy())
             _count(written, names[shard], info.labels, context)
@@ -84,7 +109,9 @@ def write_subset(
         aside, path = Path(data_dir) / f".{shard_name}.tmp", Path(data_dir) / shard_name
         shard_index.scan(aside).save(shard_index.path_of(path))
         aside.rename(path)
-    (Path(data_dir) / f"{name}_ids.txt").write_text("\n".join(sorted(chosen)) + "\n")
+    (Path(data_dir) / f"{name}_ids.txt").write_text(
+        "\n".join(sorted(chosen)) + "\n", errors="surrogateescape"
+    )
     with schema.DatasetInfo.locked(data_dir):
         info = schema.DatasetInfo.load(data_dir)  # it may have got other splits in the meantime
         info.splits[name] = written
@@ -100,7 +127,7 @@ def _labels_by_id(dataset: tf.data.Dataset, total: int) -> dict[str, int]:
     """
     labels: dict[str, int] = {}
     for context in tqdm(dataset.map(_context), total=total, desc="read ids", unit="video"):
-        labels[context["video_id"].numpy().decode()] = int(context["label"])
+        labels[os.fsdecode(context["video_id"].numpy())] = int(context["label"])
     if len(labels) != total:
         raise ValueError(f"{total} records have only {len(labels)} different ids.")
     return labels

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import joblib
 import numpy as np
 import tensorflow as tf
 from etils import epath
@@ -116,7 +117,7 @@ class _SplitCheck:
     def run(self) -> Report:
         """Check the split and return the report."""
         self._find_strays()
-        workers = len(os.sched_getaffinity(0))
+        workers = joblib.cpu_count()
         total = self._split.num_examples
         with (
             ThreadPoolExecutor(workers) as pool,

@@ -11,6 +11,7 @@ from typing import Self
 
 import av
 import av.error
+from av.container import InputContainer
 from av.packet import Packet
 
 from cvrl_tf.preparation.clock import Clock
@@ -18,13 +19,14 @@ from cvrl_tf.preparation.container import (
     UNOPENED,
     UnusableVideo,
     VideoFile,
+    first_that_moves,
     frame_rate,
     may_join_recordings,
     open_container,
     origin,
-    video_stream,
+    video_streams,
 )
-from cvrl_tf.preparation.damage import Damage, announced_size, impossible_count
+from cvrl_tf.preparation.damage import Damage, announced_size, has_gap, impossible_count
 from cvrl_tf.preparation.pictures import Display, deinterlaced
 
 _MAX_ASPECT = 16.0
@@ -82,12 +84,16 @@ class VideoReader:
 
     def _open(self) -> None:
         """Opens the container at its beginning."""
-        self._file.seek(0)
-        self._container = open_container(self._file, self._max_pixels)
-        stream = video_stream(self._container)
-        if stream is None:
+        self._container = self._opened()
+        streams = video_streams(self._container)
+        if not streams:
             raise UnusableVideo(UNOPENED)
-        self._stream = stream
+        if len(streams) > 1:
+            index = first_that_moves(self._container)
+            self._container.close()
+            self._container = self._opened()
+            streams = [s for s in self._container.streams.video if s.index == index]
+        self._stream = stream = streams[0]
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         self._unit = Fraction(stream.time_base or 1)  # of time stamps, seconds
         self.rate = frame_rate(stream)
@@ -103,6 +109,10 @@ class VideoReader:
             context.options = {**context.options, "err_detect": "explode"}
             self._tolerant = av.VideoCodecContext.create("mjpeg", "r")
         self._is_interlaced = self._is_drained = self._is_partial = False
+
+    def _opened(self) -> InputContainer:
+        self._file.seek(0)
+        return open_container(self._file, self._max_pixels)
 
     def close(self) -> None:
         """Closes the file."""
@@ -209,17 +219,23 @@ class VideoReader:
                     continue
                 last = packet
                 yield packet
+        except IndexError:
+            pass  # PyAV at the end, if streams appeared on the way
         except av.error.MemoryError:
             raise
         except av.FFmpegError:
             self.damage.ends_early = True
         if not self._is_partial:
             self.damage.announced = self._stream.frames
+            if last and self._container.format.name == "avi":  # which counts ticks without a frame
+                self.damage.announced -= (last.dts or 0) + 1 - self.damage.packets
         end = self._file.seek(0, os.SEEK_END)
         self.damage.ends_early |= self._size > end or (last is not None and last.is_corrupt)
         self.damage.ends_early |= any(
             entry.pos + entry.size > end for entry in self._stream.index_entries
         )
+        if last is not None and not self._is_partial:
+            self.damage.has_gap = has_gap(self._file, self._stream.id, last.pos or 0)
         yield Packet()
 
     def _decoded(self, packets: Iterable[Packet]) -> Iterator[av.VideoFrame]:

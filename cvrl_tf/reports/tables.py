@@ -53,7 +53,7 @@ TABLES = {
         },
     ),
     "2": Table(
-        "Transfer: fine-tuning, mean of the splits",
+        "Transfer: fine-tuning",
         {
             **_rows(
                 ("ucf101", "hmdb51"),

@@ -147,9 +147,15 @@ class Classifier(Task):
 
 
 def _in_top(labels: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Whether the label is among the best 1 and 5 of scores [N, classes], float32 [N] each."""
-    tops = {"top1": 1, "top5": 5}
-    return {
-        name: tf.cast(tf.math.in_top_k(labels, scores, min(k, scores.shape[-1])), tf.float32)
-        for name, k in tops.items()
-    }
+    """Whether the label is among the best 1 and 5 of scores [N, classes], float32 [N] each.
+
+    The order of equal scores is that of `metrics.classification`. `tf.math.in_top_k` would call all
+    of them hits: with equal scores for all classes, an accuracy of 100 %.
+    """
+    classes = tf.range(scores.shape[-1], dtype=labels.dtype)
+    own = tf.gather(scores, labels, axis=1, batch_dims=1)[:, tf.newaxis]
+    after = (scores < own) | ((scores == own) & (classes > labels[:, tf.newaxis]))
+    # Less the label itself. What is not a number is not after the label.
+    before = scores.shape[-1] - 1 - tf.reduce_sum(tf.cast(after, tf.int32), axis=1)
+    tops = {"top1": 1, "top5": min(5, scores.shape[-1])}
+    return {name: tf.cast(before < k, tf.float32) for name, k in tops.items()}

@@ -110,6 +110,7 @@ class Run:
         monitors.check(validation.monitors, metrics)
         self._saver = self._new_saver("checkpoints", checkpointing.keep)
         self._best_saver = self._new_saver("best", 1)
+        validation.check_labels(self.model, train_data)
         self._initial: str | None = None
         self._extended_from: int | None = None
         self._restore(checkpoint_files.newest(self.model_dir / "checkpoints"))
@@ -212,8 +213,7 @@ class Run:
                 )
             if steps_of_epoch:
                 seen = callbacks.ResumedMetrics([m.get_weights() for m in self.model.metrics])
-                left = self.steps_per_epoch - steps_of_epoch
-                self._fit(done, done + 1, left, [seen, *watchers])
+                self._fit(done, done + 1, self.steps_per_epoch - steps_of_epoch, [seen, *watchers])
                 done += 1
             if not self.model.stop_training:
                 self._fit(done, self._epochs, self.steps_per_epoch, watchers)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.data.pipeline import Pipeline
+from cvrl_tf.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Validation:
                 lambda context: data.eval_batches(batch, context).repeat()
             ),
         }
+
+    def check_labels(self, task: Task, train_data: Pipeline) -> None:
+        """Raise a ValueError if the task needs classes and a video has none."""
+        if task.kind == "classify":
+            for data in filter(None, (train_data, self.data)):
+                data.check_labels()
 
 
 @dataclasses.dataclass(frozen=True)

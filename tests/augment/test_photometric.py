@@ -7,6 +7,7 @@ import hypothesis
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.signal
 import scipy.stats
 import tensorflow as tf
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Grayscale, So
 
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = list(itertools.permutations(range(4)))
+LEFT_OUT = 0.5221 / 255  # by the taps that the blur leaves out, and rounding
 NO_JITTER = {"apply": True, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 ALL_ALWAYS = (
     ColorJitter(probability=1.0),
@@ -141,7 +143,21 @@ def test_blur_is_a_gaussian(height: int, side: int, sigma: float) -> None:
         wanted = scipy.ndimage.correlate1d(wanted, taps / taps.sum(), axis, mode="constant")
     # The outer 10 of 23 taps are left out, which matters for a large sigma.
     left_out = side > 13 and sigma > 1
-    np.testing.assert_allclose(blurred, wanted, atol=0.5 / 255 if left_out else 2e-6)
+    np.testing.assert_allclose(blurred, wanted, atol=LEFT_OUT if left_out else 2e-6)
+
+
+@pytest.mark.parametrize("inside", [0.0, 1.0])
+def test_the_taps_left_out_matter_most_for_an_edge_around_the_others(inside: float) -> None:
+    """The bound is reached: 0.00205 of a Gaussian of sigma 2 is outside of 13x13 pixels."""
+    frames = np.full((1, 224, 224, 3), 1 - inside, np.float32)
+    frames[:, 106:119, 106:119] = inside
+    blurred = GaussianBlur().apply(tf.constant(frames), tensors({"apply": True, "sigma": 2.0}))
+    taps = scipy.signal.windows.gaussian(23, 2.0)
+    wanted = frames.astype(np.float64)
+    for axis in (1, 2):
+        wanted = scipy.ndimage.correlate1d(wanted, taps / taps.sum(), axis, mode="constant")
+    largest = np.abs(blurred.numpy() - wanted).max()
+    assert 0.5219 / 255 < largest < LEFT_OUT
 
 
 @pytest.mark.parametrize(("height", "side"), [(224, 13), (112, 11)])
@@ -241,7 +257,7 @@ def test_blur_as_the_authors(recorder: Recorder, size: int) -> None:
         _, sigma, blur_draw = recorder.uniform
         apply = blur_draw < GaussianBlur().probability
         ours = GaussianBlur().apply(frames, tensors({"apply": apply, "sigma": sigma}))
-        np.testing.assert_allclose(ours, theirs, atol=0.5 / 255 if size > 130 else 1e-5)
+        np.testing.assert_allclose(ours, theirs, atol=LEFT_OUT if size > 130 else 1e-5)
         branches.add(apply)
     assert branches == {True, False}
 

@@ -11,7 +11,7 @@ from conftest import noise_video, sampling, write_records
 
 from cvrl_tf import checkpoints
 from cvrl_tf.data import clips, pipeline, schema, views
-from cvrl_tf.evaluation import features, probe
+from cvrl_tf.evaluation import features, monitor, probe
 from cvrl_tf.evaluation.frozen import FrozenEvaluation
 from cvrl_tf.measures import metrics
 from cvrl_tf.measures.neighbors import Knn
@@ -86,11 +86,38 @@ def test_measures(
     assert evaluation().run(tmp_path / "features").results == found
 
 
-def test_unlabeled_data_is_refused(run: Path, tmp_path: Path) -> None:
-    folder = write_records(tmp_path / "clips", [noise_video(8, 16, 16, 0)], num_shards=1)
+@pytest.mark.parametrize(
+    ("count", "counts", "complaint"),
+    [
+        (2, {"even": 1}, r"1 of 2 videos of split 'train' of 'clips' are unlabeled; .*=skip"),
+        (2, {}, "2 of 2 videos .* are unlabeled"),
+        (1, {"even": 1}, "The training split has 1 videos of 1 class: evaluation needs two"),
+        (2, {"even": 2}, "The training split has 2 videos of 1 class: evaluation needs two"),
+    ],
+)
+def test_data_that_has_too_few_classes_is_refused(
+    tmp_path: Path, count: int, counts: dict[str, int], complaint: str
+) -> None:
+    videos = [noise_video(8, 16, 16, 0)] * count
+    folder = write_records(tmp_path / "clips", videos, num_shards=1)
     info = schema.DatasetInfo.load(folder)
-    info.labels.clear()
+    info.splits["train"].class_counts = counts
     info.save(folder)
     data = pipeline.Pipeline(folder, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1))
-    with pytest.raises(ValueError, match=r"'clips' is unlabeled"):
-        FrozenEvaluation(run, data, data, 5, probe.Probe(), Knn())
+    with pytest.raises(ValueError, match=complaint):
+        FrozenEvaluation(tmp_path / "run", data, data, 5, probe.Probe(), Knn())
+    if sum(counts.values()) < count:
+        with pytest.raises(ValueError, match=complaint):
+            monitor.KnnMonitor(data, data, 2, 5)
+
+
+def test_no_class_is_no_index() -> None:
+    features_of, labels = np.eye(3, dtype=np.float32), np.array([0, 1, -1])
+    with pytest.raises(ValueError, match="1 of 3 videos have no class of the 2: .* number 2, .*-1"):
+        metrics.classification(features_of[:, :2], labels)
+    with pytest.raises(ValueError, match="1 of 3 videos have no class"):
+        Knn().votes((features_of, labels), features_of, 2)
+    with pytest.raises(ValueError, match="1 of 3 videos have no class"):
+        probe.linear_probe((features_of[:, None], labels), features_of[:, None], 2)
+    with pytest.raises(ValueError, match="1 training videos: the probe holds one out"):
+        probe.linear_probe((features_of[:1, None], labels[:1]), features_of[:, None], 2)

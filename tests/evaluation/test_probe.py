@@ -103,6 +103,26 @@ def test_the_best_setting_on_held_out_videos_is_chosen() -> None:
     np.testing.assert_allclose(probed.scores, alone.scores, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rates", "decays", "warnings"),
+    [
+        ((1e-7, 1e-6), (0.0,), ["the edge of its learning rates, 1e-07 to 1e-06"]),
+        ((3.0,), (0.3, 0.4), ["the edge of its weight decays, 0.3 to 0.4"]),
+        ((3.0,), (0.0, 0.3), []),  # no decay is no edge
+        ((1e-6,), (0.3,), []),  # no sweep
+    ],
+)
+def test_a_best_setting_at_the_edge_is_a_warning(
+    rates: tuple, decays: tuple, warnings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (features, labels), test = gaussians(600, 4, 1), gaussians(10, 4, 2)
+    linear_probe((features[:, None], labels), test[0][:, None], 4, Probe(rates, decays, epochs=9))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == len(warnings)
+    for message, warning in zip(found, warnings, strict=True):
+        assert warning in message and "probe.Probe." in message
+
+
 def test_views_vote_by_the_mean_of_their_softmaxes() -> None:
     """A video of three views, of which one shows another class, is still told right."""
     train, test = gaussians(400, 12, 1), gaussians(900, 12, 2)

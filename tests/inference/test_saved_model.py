@@ -362,6 +362,21 @@ def test_onnx_has_the_same_features(name: str, run: Path) -> None:
     assert_features(found, encoder(clips, training=False).numpy())
 
 
+@pytest.mark.slow
+def test_the_export_converts_to_onnx(exported: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    output = tmp_path / "encoder.onnx"
+    command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", exported]
+    flags = ["--signature_def=clips", "--tag=serve", "--opset=17", f"--output={output}"]
+    subprocess.run([*command, *flags], check=True)
+    session = onnxruntime.InferenceSession(output)
+    clips = smooth_clips(SHAPES["wide"])
+    (found,) = session.run(["feature"], {"clips": clips})
+    wanted = tf.saved_model.load(str(exported)).signatures["clips"](tf.constant(clips))
+    assert_features(found, wanted["feature"].numpy())
+
+
 def test_existing_output_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(FileExistsError, match="exists; delete it or choose another"):

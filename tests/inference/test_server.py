@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -40,11 +41,11 @@ def embedder(exported_model: Path) -> Embedder:
 
 
 @contextlib.contextmanager
-def served(embedder: Embedder, **bounds: object) -> Iterator[str]:
+def served(embedder: Embedder, cors_origins: Sequence[str] = (), **bounds: object) -> Iterator[str]:
     """The address of a server in a thread of this process."""
     usual = {"max_megabytes": 100, "max_seconds": 120, "max_pixels": 10**7, "max_waiting": 16}
     limits = serving.Limits(**{**usual, "timeout": 30, "rate": "10000/second", **bounds})
-    app = serving.application(embedder, limits, 2)
+    app = serving.application(embedder, limits, 2, cors_origins)
     server = uvicorn.Server(connections.config(app, "127.0.0.1", 0, [], limits.timeout))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -97,7 +98,11 @@ def test_features_are_those_of_embed(
     with concurrent.futures.ThreadPoolExecutor(4) as threads:  # so that they wait together
         answers = list(threads.map(lambda body: ask(address, body), bodies * 3))
     for number, (status, answer) in enumerate(answers):
-        assert status == 200 and set(answer) == {"feature", "embedding"}
+        assert status == 200 and set(answer) == {"feature", "embedding", "clips"}
+        of_clips = slice(2 * (number % len(videos)), 2 * (number % len(videos)) + 2)
+        spans = [(clip["start"], clip["end"]) for clip in answer.pop("clips")]
+        wanted = np.stack([found.starts[of_clips], found.ends[of_clips]], axis=1)
+        np.testing.assert_allclose(spans, wanted, rtol=1e-6)
         of_video = number % len(videos)
         ours = np.array(answer["feature"])
         np.testing.assert_allclose(ours, means[of_video], rtol=1e-5, atol=1e-6)
@@ -108,6 +113,10 @@ def test_features_are_those_of_embed(
 
 def test_facts_and_health(address: str) -> None:
     assert ask(address, path="/health") == (200, {"status": "ok"})
+    for path in ("/", "/health"):
+        head = urllib.request.Request(address + path, method="HEAD")
+        with urllib.request.urlopen(head, timeout=60) as response:
+            assert response.status == 200 and response.read() == b""
     status, facts = ask(address, path="/")
     assert status == 200 and set(facts) == {"views", "classes", "limits"}
     assert facts["views"]["num_clips"] == 2 and facts["limits"]["max_waiting"] == 16
@@ -157,6 +166,50 @@ def test_containers(address: str, videos: list[Path], codec: str, tmp_path: Path
     command = [ffmpeg, "-loglevel", "error", "-i", str(videos[0]), "-pix_fmt", "yuv420p", str(path)]
     subprocess.run(command, check=True)
     assert ask(address, path.read_bytes())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Type: multipart/form-data; boundary=x",
+        "Content-Type: application/json",
+        "Content-Encoding: gzip",
+    ],
+)
+def test_a_body_that_is_no_plain_file(address: str, header: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = "POST /embed HTTP/1.1", "Host: x:1", header, "Content-Length: 9999", "\r\n"
+        connection.sendall("\r\n".join(head).encode())
+        answer = connection.recv(10_000)  # while the body is still awaited
+        while b"video.mp4" not in answer:
+            answer += connection.recv(10_000)
+    assert b" 415 " in answer and b"connection: close" in answer.lower()
+    assert header.partition(";")[0].encode() in answer
+    assert b"curl --data-binary @video.mp4 http://x:1/embed" in answer
+
+
+def test_pages_of_other_origins(embedder: Embedder, address: str) -> None:
+    def allowed(address: str, method: str, origin: str) -> str | None:
+        host, port = address.removeprefix("http://").split(":")
+        with contextlib.closing(http.client.HTTPConnection(host, int(port), 60)) as connection:
+            headers = {
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "content-type",
+            }
+            connection.request(method, "/embed", headers=headers)
+            return connection.getresponse().headers["Access-Control-Allow-Origin"]
+
+    ours, other = "https://example.org", "https://example.com"
+    with served(embedder, [ours]) as shared:
+        for method in ("OPTIONS", "POST"):  # an error has to be readable, too
+            assert allowed(shared, method, ours) == ours
+            assert allowed(shared, method, other) is None
+            assert allowed(address, method, ours) is None
+    for wrong in ("example.org", f"{ours}/page"):
+        with pytest.raises(ValueError, match="is no origin, such as"), served(embedder, [wrong]):
+            pass
 
 
 def test_nothing_sent(address: str) -> None:

@@ -9,6 +9,7 @@ import tf_keras as keras
 from garden_encoder import randomize
 
 from cvrl_tf.models import inflation
+from cvrl_tf.models.convolution import convolve
 from cvrl_tf.models.r2plus1d import R2Plus1D
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
@@ -21,6 +22,21 @@ def assert_same(features: tf.Tensor, expected: np.ndarray) -> None:
     assert features.shape == expected.shape and np.std(expected) > 1e-3
     scale = np.abs(expected).max()
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("taps", range(1, 7))
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("frames", [8, 9])
+def test_the_center_meets_a_frame_at_every_place(taps: int, stride: int, frames: int) -> None:
+    """So a still video has the response of its frame, for kernels of even extent too."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(1, 1, 3, 2)).astype(np.float32)
+    still = np.repeat(rng.normal(size=(1, 1, 2, 2, 3)).astype(np.float32), frames, axis=1)
+    inflated = inflation.inflated_kernel(kernel, taps, "center")
+    response = convolve(tf.constant(still), inflated, (stride, 1, 1))
+    assert response.shape[1] == -(-frames // stride)
+    expected = np.repeat(still[:, :1] @ kernel[0, 0], response.shape[1], axis=1)
+    np.testing.assert_allclose(response, expected, atol=1e-5)
 
 
 def torch_weights(depth: int) -> dict[str, np.ndarray]:

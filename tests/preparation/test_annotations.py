@@ -4,10 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cvrl_tf.inference import embedding
+from cvrl_tf.inference.feature_file import ClipFeatures
 from cvrl_tf.preparation import annotations, decoding, prepare
 from cvrl_tf.preparation.annotations import Video
+from cvrl_tf.preparation.summary import listing
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -18,7 +22,11 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def labels(videos: list[Video]) -> dict[str, str | None]:
-    return {video.name: video.label for video in videos}
+    return {video.name: video.label for video in videos if not video.left_out}
+
+
+def left_out(videos: list[Video]) -> dict[str, str]:
+    return {video.name: video.left_out for video in videos if video.left_out}
 
 
 def files(videos: list[Video], root: Path) -> dict[str, str]:
@@ -30,7 +38,51 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     touch(tmp_path, "b c/2.MP4", "b c/1.webm", "a/x.avi", "a/x.txt", "readme.txt", ".hidden/x.avi")
     found = annotations.read(tmp_path)
     assert labels(found) == {"a/x.avi": "a", "b c/1.webm": "b c", "b c/2.MP4": "b c"}
-    assert [video.name for video in found] == sorted(labels(found))
+    assert left_out(found) == {
+        ".hidden": "ignored: hidden",
+        "a/x.txt": "ignored: '.txt' is no video's ending",
+        "readme.txt": "ignored: '.txt' is no video's ending",
+    }
+    assert [video.name for video in found] == sorted([*labels(found), *left_out(found)])
+
+
+def test_folders_at_any_depth(tmp_path: Path) -> None:
+    names = ["run/a.mp4", "run/s1/b.MTS", f"walk/{'d/' * 40}c.m2ts", "walk/s1/anim.gif"]
+    root = touch(tmp_path / "videos", *names, "walk/s1/list.xml")
+    touch(tmp_path / "elsewhere", "d.mp4")
+    (root / "walk" / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "walk" / "s1" / "back").symlink_to(root)
+    (root / "walk" / "broken.mp4").symlink_to("gone.mp4")
+    os.mkfifo(root / "walk" / "pipe.mp4")
+    found = annotations.read(root)
+    names += ["walk/broken.mp4", "walk/link/d.mp4"]
+    assert labels(found) == {name: name.partition("/")[0] for name in names}
+    assert left_out(found) == {
+        "walk/pipe.mp4": "ignored: no file",
+        "walk/s1/back": "ignored: a link to a folder that it is in",
+        "walk/s1/list.xml": "ignored: '.xml' is no video's ending",
+    }
+    parents = labels(annotations.read(root, label_from="parent"))
+    assert parents == {name: name.split("/")[-2] for name in names}
+    assert labels(annotations.read(root, label_from="none")) == dict.fromkeys(names)
+    videos, ignored = embedding.listed([str(root)])
+    assert videos == sorted(str(root / name) for name in names)
+    assert ignored == {str(root / name): reason for name, reason in left_out(found).items()}
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in (b"caf\xe9.mp4", b"new\nline.mp4")]
+    names += ["5.04\u202fPM.mov", "\u200eWhatsApp.mp4"]
+    touch(tmp_path, *names)
+    assert labels(annotations.read(tmp_path)) == dict.fromkeys(names)
+    found = embedding.listed([str(tmp_path)])[0]
+    assert found == sorted(str(tmp_path / name) for name in names)
+    nothing = np.full(4, np.nan)
+    written = ClipFeatures(np.array(found), nothing, nothing, {"feature": np.eye(4)}, {})
+    written.save(tmp_path / "features.npz")
+    assert ClipFeatures.load(tmp_path / "features.npz").videos.tolist() == found
+    said = "\n".join(listing("Skipped {} videos", dict.fromkeys(names, "why"), ""))
+    assert said.encode() and "'caf\\udce9.mp4': why" in said and "'new\\nline.mp4'" in said
 
 
 def test_folder_of_unlabeled_videos(tmp_path: Path) -> None:
@@ -196,6 +248,42 @@ def test_csv_with_columns(tmp_path: Path) -> None:
     assert [(video.start, video.end) for video in found] == [(None, None), (1.5, 3), (3, None)]
 
 
+TABLE = 'Path{0} LABEL {0}Start\r\n"a b.mp4"{0}cat{0}\r\n\r\nb.mp4 {0} dog {0}1.5\r\n'
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_as_programs_write_it(tmp_path: Path, separator: str, encoding: str) -> None:
+    source = touch(tmp_path, "a b.mp4", "b.mp4") / "clips.csv"
+    source.write_bytes(TABLE.format(separator).encode(encoding))
+    found = annotations.read(source, format_name="csv")
+    assert labels(found) == {"a b.mp4": "cat", "b.mp4[1.5-]": "dog"}
+
+
+def test_kinetics_with_a_byte_order_mark(tmp_path: Path) -> None:
+    source = touch(tmp_path, f"{ID}_000001_000011.mp4") / "train.csv"
+    source.write_text(f"\ufeffLabel,youtube_id,time_start,time_end,split\ncat,{ID},1,11,train\n")
+    assert labels(annotations.read(source, format_name="kinetics")) == {
+        f"{ID}_000001_000011": "cat"
+    }
+
+
+def test_rows_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = touch(tmp_path, "a.mp4", "b.mp4", "c.mp4") / "clips.csv"
+    source.write_text("path,label,fps\na.mp4,cat,1\nb.mp4,\nc.mp4\na.mp4,cat,2\n")
+    kept = annotations.read(source, format_name="csv", unlabeled="keep")
+    assert labels(kept) == {"a.mp4": "cat", "b.mp4": None, "c.mp4": None}
+    assert "columns ['fps'] are not read" in caplog.text
+    assert "names 1 videos again, with the same label" in caplog.text
+    skipped = annotations.read(source, format_name="csv", unlabeled="skip")
+    assert labels(skipped) == {"a.mp4": "cat"}
+    assert left_out(skipped) == {"b.mp4": "no label", "c.mp4": "no label"}
+    source.write_text("path\na.mp4\n")
+    assert labels(annotations.read(source, format_name="csv")) == {"a.mp4": None}
+    with pytest.raises(ValueError, match="No video of .* drop --unlabeled=skip"):
+        annotations.read(source, format_name="csv", unlabeled="skip")
+
+
 @pytest.mark.parametrize(
     ("format_name", "content", "complaint"),
     [
@@ -206,7 +294,18 @@ def test_csv_with_columns(tmp_path: Path) -> None:
         ("kinetics", "youtube_id,time_start,time_end\nx,now,then\n", "source:2: no times"),
         ("ucf101", "v_Archery_g01_c01.avi 1\n", "source:1: .*is not `Class/video.avi`"),
         ("ssv2", '[{"label": "x"}]', "an item without `id`"),
-        ("csv", "file\nx\n", "no column 'path'"),
+        ("csv", "file;class\nx;y\n", r"no column \['path'\]; it has \['file;class'\]"),
+        ("csv", "path,label,Label\nclip.mp4,x,y\n", r"columns \['label'\] twice"),
+        ("csv", "path,label\nclip.mp4,cat,dog\n", "source:2: 3 values for 2 columns.*quotes"),
+        ("csv", "path,label\n,cat\n", "source:2: no path"),
+        ("csv", "path,label\nclip.mp4,x\nclip.mp4,y\n", "'clip.mp4' twice, .* 'x' and 'y'"),
+        ("csv", "path,label\nclip.mp4,Cat\nb,c at\nc,cat\n", r"\[\['Cat', 'cat'\]\]. Write"),
+        ("csv", "path,label\nclip.mp4,a_b\nb,a  b\n", r"\[\['a  b', 'a_b'\]\]"),
+        ("csv", "path,label\nclip.mp4,e\u0301\nb,\u00e9\n", "differ only by case, .*encoding"),
+        ("csv", "path,label\nclip.mp4,x\nb,\n", "1 of 2 videos .* no label: .'b'.*skip.*keep"),
+        ("csv", "p\0a\0t\0h\0", "zero bytes, as text in UTF-16 .*save it as UTF-8"),
+        ("list", "clip.mp4 riding a bike\n", "more than one word .*'clip.mp4', up to 'bike'"),
+        ("list", "clip.mp4 1 2\n", "more than one word .*'clip.mp4', up to '2'.*one label"),
         ("csv", "path,start,end\nclip.mp4,3,2\n", "source:2: it ends at 2.0, before 3.0"),
         ("csv", "path,start,end\nclip.mp4,a,2\n", "source:2: no seconds"),
         ("imagenet", "", "No format 'imagenet'; choose one of folders, list, csv, kinetics"),
@@ -228,10 +327,10 @@ def test_inputs_that_hold_no_videos(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="None of the 0 videos"):
         annotations.read(tmp_path)
     touch(tmp_path, "train/archery/a.mp4")
-    with pytest.raises(FileNotFoundError, match="None of the 0 videos"):
-        annotations.read(tmp_path)  # "train" is no class
+    with pytest.raises(ValueError, match=r"The folders \['train'\] of .* are splits, no classes"):
+        annotations.read(tmp_path)
     touch(tmp_path, "train/b.mp4")
-    with pytest.raises(ValueError, match="'b.mp4'.*either one folder a class"):
+    with pytest.raises(ValueError, match=r"1 of 2 videos .* no label: \['b.mp4'\].*skip.*keep"):
         annotations.read(tmp_path / "train")
     with pytest.raises(ValueError, match="b.mp4' is not what the format"):
         annotations.read(tmp_path / "train" / "b.mp4")

@@ -210,7 +210,9 @@ def test_dataset_info_counts_what_was_written(prepared: tuple[Path, schema.Split
 def test_manifest_has_every_input_once(prepared: tuple[Path, schema.SplitInfo]) -> None:
     output, split = prepared
     outcomes = {o.name: o for o in manifest.read(output / "train_manifest.jsonl")}
-    assert len(outcomes) == 10
+    assert len(outcomes) == 11
+    notes = outcomes.pop("archery/notes.txt")
+    assert (notes.shard, notes.reason) == ("", "ignored: '.txt' is no video's ending")
     info = schema.DatasetInfo.load(output).split("train")
     assert {o.name: o.reason for o in outcomes.values() if o.reason} == info.skipped
     for video_id, example in read_split(output).items():

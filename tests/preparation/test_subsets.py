@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, noise_video, write_records
@@ -26,16 +27,34 @@ def labels_of(sizes: list[int]) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("fraction", "wanted"),
     [
-        (0.01, [1, 1, 1, 2, 5]),
-        (0.1, [1, 1, 10, 11, 50]),
-        (0.5, [1, 4, 50, 51, 250]),
+        (0.01, [1, 1, 1, 1, 5]),  # 7 of 709 would do without one of the first two classes
+        (0.1, [1, 1, 10, 10, 50]),  # 71, which leaves none for the remainder of 10.1
+        (0.25, [1, 1, 25, 25, 125]),  # 177
+        (0.6, [1, 4, 60, 60, 300]),  # 425; 0.6 and 4.2 and 60.6
+        (0.7, [1, 5, 70, 70, 350]),  # 496; 0.7, 4.9 and 70.7
         (1.0, [1, 7, 100, 101, 500]),
     ],
 )
-def test_each_class_has_its_share_rounded_up(fraction: float, wanted: list[int]) -> None:
+def test_each_class_has_its_share(fraction: float, wanted: list[int]) -> None:
     labels = labels_of([1, 7, 100, 101, 500])
     counts = Counter(labels[video_id] for video_id in subsets.choose(labels, fraction))
     assert [counts[label] for label in range(5)] == wanted
+
+
+@pytest.mark.parametrize("percent", [1, 10, 12.5, 33.3])
+def test_the_subset_has_the_exact_size(percent: float) -> None:
+    """Sizes as those of the classes of Kinetics-400; rounding up would give 8 % more of 1 %."""
+    sizes = np.random.default_rng(0).integers(250, 1000, 400)
+    labels = labels_of(sizes.tolist())
+    chosen = subsets.choose(labels, percent / 100)
+    assert len(chosen) == round(percent * len(labels) / 100)
+    counts = Counter(labels[video_id] for video_id in chosen)
+    exact = sizes * percent / 100
+    assert all(abs(counts[label] - each) < 1 for label, each in enumerate(exact))
+    # Classes with one more have the larger remainders.
+    more = np.array([counts[label] > each for label, each in enumerate(exact)])
+    remainder = (exact - np.floor(exact + 1e-9)).round(6)
+    assert remainder[more].min() >= remainder[~more].max()
 
 
 def test_a_whole_share_is_not_rounded_up() -> None:
@@ -151,6 +170,14 @@ def test_unlabeled_data_are_refused(folder: Path) -> None:
         subsets.write_subset(folder, "train", 0.1, "some")
 
 
+def test_a_video_without_a_class_is_refused(folder: Path) -> None:
+    info = schema.DatasetInfo.load(folder)
+    info.splits["train"].class_counts["even"] -= 2
+    info.save(folder)
+    with pytest.raises(ValueError, match="2 of 12 videos of split 'train' are unlabeled; .*=skip"):
+        subsets.write_subset(folder, "train", 0.1, "some")
+
+
 def test_videos_of_one_id_are_refused(folder: Path) -> None:
     info = schema.DatasetInfo.load(folder)
     first, second = (folder / name for name in info.split("train").shards)
@@ -175,6 +202,7 @@ def test_command(folder: Path, child_environment: dict[str, str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Wrote split 'train_10pct': 2 videos, 2 classes." in done.stdout
+    assert "10 % of 12 are 1, but each class has at least one." in done.stdout
     labels = {f"video_{number}": number % 2 for number in range(12)}
     assert serialized(folder, "train_10pct").keys() == subsets.choose(labels, 0.1, seed=3)
     info = json.loads((folder / schema.INFO_FILE).read_text())

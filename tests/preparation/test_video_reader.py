@@ -49,6 +49,8 @@ def test_pixels_are_those_of_opencv(tmp_path: Path, how: str) -> None:
     [
         ("variable.mkv", X264 + "-vf select='lt(mod(n,10),3)' -fps_mode passthrough"),
         ("variable.webm", "-c:v vp8 -vf select='lt(mod(n,10),3)' -fps_mode passthrough"),
+        ("variable.avi", "-c:v mpeg4 -vf select='lt(mod(n,10),3)' -fps_mode passthrough"),
+        ("offset.avi", "-c:v mpeg4 -output_ts_offset 5"),
         ("offset.mkv", X264 + "-output_ts_offset 5"),
         ("offset.ts", X264 + "-output_ts_offset 5"),
         ("b_frames.avi", "-c:v mpeg4 -bf 2"),
@@ -80,7 +82,9 @@ def test_an_edit_list_hides_frames(tmp_path: Path) -> None:
     assert encoded.times == [40_000 * i for i in range(25)]
 
 
-@pytest.mark.parametrize("name", ["clip.avi", "clip.mkv", "clip.wmv", "clip.flv", "fast.mp4"])
+@pytest.mark.parametrize(
+    "name", ["clip.avi", "clip.mkv", "clip.wmv", "clip.flv", "fast.mp4", "clip.ts"]
+)
 def test_missing_bytes_are_noticed(tmp_path: Path, name: str) -> None:
     how = "-c:v wmv2" if name.endswith("wmv") else "-c:v mpeg4 -movflags +faststart"
     content = make(tmp_path / name, how.replace("mpeg4", "flv") if "flv" in name else how)
@@ -91,6 +95,18 @@ def test_missing_bytes_are_noticed(tmp_path: Path, name: str) -> None:
     assert kept.warning and 5 < kept.jpegs.num_frames < 50
     before = decoding.encode_video(content, OPTIONS, 0.0, 0.2)  # ends before what is missing
     assert before.jpegs.num_frames == 5 and before.warning == ""
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.m2ts", "clip.flv"])
+def test_a_gap_is_noticed(tmp_path: Path, name: str) -> None:
+    how = "-c:v flv" if name.endswith("flv") else "-c:v mpeg4 -mpegts_m2ts_mode "
+    path = make(tmp_path / name, how + ("01"["m2ts" in name] if "ts" in name else ""))
+    content = path.read_bytes()
+    third = len(content) // 3
+    path.write_bytes(content[:third] + content[third + 9 * 188 + 5 :])
+    encoded = decoding.encode_video(path, OPTIONS)
+    assert "bytes are missing in the middle" in encoded.warning
+    assert encoded.jpegs.num_frames < 50
 
 
 @pytest.mark.parametrize("how", [X264, "-c:v mjpeg -q:v 2", "-c:v mpeg4 -q:v 2"])
@@ -167,6 +183,9 @@ def test_a_picture_on_the_cover_is_no_video(tmp_path: Path) -> None:
         make(tmp_path / "clip.mp4", how, "testsrc2=s=64x48:d=1:r=25", *cover), OPTIONS
     )
     assert (encoded.jpegs.num_frames, encoded.width) == (25, 64)
+    how = "-map 1 -map 0 -c:v:0 png -c:v:1 mpeg4"  # in Matroska, without a word that it is one
+    unmarked = make(tmp_path / "clip.mkv", how, "testsrc2=s=64x48:d=1:r=25", *cover)
+    assert decoding.encode_video(unmarked, OPTIONS).jpegs.num_frames == 25
     how = "-map 0 -map 1 -c:v png -disposition:v:0 attached_pic"
     with pytest.raises(UnusableVideo, match="no video stream"):
         decoding.encode_video(make(tmp_path / "song.m4a", how, "sine=d=1", *cover), OPTIONS)
@@ -202,9 +221,10 @@ def test_a_segment_has_the_frames_of_the_whole(tmp_path: Path, name: str) -> Non
         assert segment.warning == ""
 
 
-def test_a_segment_costs_no_more_for_being_late(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_segment_costs_no_more_for_being_late(tmp_path: Path, name: str) -> None:
     """Counted in decoded frames, because seconds vary."""
-    path = make(tmp_path / "clip.mp4", X264 + "-g 50", "testsrc2=s=64x48:d=100:r=25")
+    path = make(tmp_path / name, X264 + "-g 50", "testsrc2=s=64x48:d=100:r=25")
     counts = []
     for start in (0.0, 88.0):
         with VideoReader(path, 2**20) as reader:

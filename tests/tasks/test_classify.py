@@ -6,8 +6,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from cvrl_tf.augment.chain import Chain, ViewChains
+from cvrl_tf.measures.metrics import classification
 from cvrl_tf.models.resnet3d import ResNet3D
-from cvrl_tf.tasks.classify import Classifier
+from cvrl_tf.tasks.classify import Classifier, _in_top
 from cvrl_tf.tasks.task import dropout
 
 
@@ -115,6 +116,33 @@ def test_multi_view_test_is_the_mean_of_softmaxes_and_counts_weights(batch: dict
     np.testing.assert_allclose(results["top5"], np.mean(rank < 5), rtol=1e-6)
     loss = -np.log(mean[np.arange(6), labels])[:4].mean()
     np.testing.assert_allclose(results["loss"], loss, rtol=1e-4)
+
+
+def test_equal_scores_are_no_hits_for_all_classes(batch: dict) -> None:
+    """In training and test, as `metrics.classification`: of equal scores the lower class wins."""
+    model = classifier(freeze_encoder=True)
+    model.classifier.kernel.assign(tf.zeros_like(model.classifier.kernel))
+    equal = np.zeros([6, 7])
+    expected = {name: each.value for name, each in classification(equal, np.arange(6)).items()}
+    assert expected["top1"] == pytest.approx(1 / 6) and expected["top5"] == pytest.approx(5 / 6)
+    _, trained = model.compute_losses(batch, training=False)
+    tested = model.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)
+    for name in ("top1", "top5"):
+        assert np.mean(trained[name]) == pytest.approx(expected[name])
+        assert tested[name] == pytest.approx(expected[name])
+
+
+def test_some_equal_scores_are_ordered_as_in_the_evaluation() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 4, (300, 9)).astype(np.float32), rng.integers(0, 9, 300)
+    expected = classification(scores, labels)
+    for name, hits in _in_top(tf.constant(labels), tf.constant(scores)).items():
+        assert np.mean(hits) == pytest.approx(expected[name].value)
+
+
+def test_scores_that_are_not_numbers_are_no_hits() -> None:
+    hits = _in_top(tf.constant([0, 3]), tf.fill([2, 7], np.nan))
+    assert not np.any(hits["top1"]) and not np.any(hits["top5"])
 
 
 def test_label_smoothing_is_the_cross_entropy_with_softened_labels(batch: dict) -> None:

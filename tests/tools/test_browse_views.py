@@ -83,7 +83,7 @@ def browse(
         pytest.param("gin/pretrain/k400.gin", PER_FRAME, 2, marks=pytest.mark.slow),
         pytest.param(
             "gin/pretrain/k600_authors_code.gin",
-            ["clips.DecreasingPair.num_frames=4"],
+            ["clips.DecreasingPair.num_frames=4", "AUTHORS_REPLICAS=8"],
             2,
             marks=pytest.mark.slow,
         ),

@@ -1,8 +1,10 @@
 """Shape and motion tell the classes of demo videos apart; colors do not."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -30,6 +32,15 @@ def read(path: Path) -> np.ndarray:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.mp4")}
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_demo_videos", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for its dataclasses
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +150,20 @@ def test_mean_colors_do_not_give_the_class_away(demo: Path) -> None:
     # The probe is strong enough: a trace of the class in the colors suffices.
     marked = {key: np.c_[value, np.eye(12)[classes[key]] * 0.05] for key, value in colors.items()}
     assert linear_probe(marked, classes) > 0.9
+
+
+def test_two_clips_of_a_video_share_time_and_background(tool: ModuleType) -> None:
+    """As the tool says of itself, for clips of 8 frames and stride 2."""
+    starts = np.arange(32 - 14)
+    overlap = np.mean(abs(starts[:, None] - starts) < 15)
+    assert overlap == pytest.approx(0.96, abs=0.005)
+    correlations = []
+    for number in range(150):
+        rng = np.random.default_rng([0, number])
+        background = tool._background(rng)
+        clips = [background[start : start + 15 : 2].mean(axis=0) for start in rng.choice(starts, 2)]
+        correlations.append(np.corrcoef(*(np.ravel(clip) for clip in clips))[0, 1])
+    assert np.mean(correlations) == pytest.approx(0.84, abs=0.03)
 
 
 def test_background_differs_between_clips_of_a_video(demo: Path) -> None:

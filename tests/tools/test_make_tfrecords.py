@@ -44,6 +44,7 @@ def test_summary_and_records(tmp_path: Path, child_environment: dict[str, str]) 
     write_clip(tmp_path / "videos" / "bowling" / "a.mp4", 8, (64, 48))
     write_clip(tmp_path / "videos" / "archery" / "b c.mp4", 9, (64, 48))
     (tmp_path / "videos" / "archery" / "text.mp4").write_text("no video")
+    (tmp_path / "videos" / "archery" / "li\nst.xml").touch()
     output = tmp_path / "records"
     flags = [f"--input={tmp_path / 'videos'}", f"--output={output}", "--split=validation"]
     flags += ["--short_side=32", "--num_shards=2", "--workers=1", "--name=sports"]
@@ -54,6 +55,7 @@ def test_summary_and_records(tmp_path: Path, child_environment: dict[str, str]) 
         said
     )
     assert "Skipped 1 videos:\n  archery/text.mp4: not a video" in said
+    assert "Ignored 1 files:\n  'archery/li\\nst.xml': '.xml' is no video's ending" in said
     assert "3/3" in complained and "frames/s" in complained and "videos/s" in complained
     assert "moov" not in complained  # FFmpeg's own words
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from conftest import logged_steps, sampling
+from conftest import logged_steps, noise_video, sampling, write_records
 
 from cvrl_tf import checkpoints, distribution
 from cvrl_tf.augment.chain import Chain, ViewChains
 from cvrl_tf.augment.photometric import ColorJitter
-from cvrl_tf.data import clips, pipeline, views
+from cvrl_tf.data import clips, pipeline, schema, views
 from cvrl_tf.evaluation.features import extract
 from cvrl_tf.evaluation.monitor import KnnMonitor
 from cvrl_tf.measures.neighbors import Knn
@@ -392,6 +392,22 @@ def test_probe_starts_from_the_pretrained_encoder_and_is_tested(
 def test_batches_that_cannot_work_are_refused(noise_records: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="global_batch=18 is more than the 17 training examples"):
         new_run(tmp_path, noise_records, global_batch=18)
+
+
+def test_videos_without_a_class_are_refused_where_it_is_needed(tmp_path: Path) -> None:
+    records = write_records(tmp_path / "clips", [noise_video(8, 16, 16, 0)] * 5, num_shards=1)
+    write_records(records, [noise_video(8, 16, 16, 0)], "test", num_shards=1)
+    info = schema.DatasetInfo.load(records)
+    info.splits["test"].class_counts.clear()
+    info.save(records)
+    test = pipeline.Pipeline(records, clips.EvenClips(4, 2, 1), views.EvenCrops(16, 16, 1), "test")
+    new_run(tmp_path / "pretext", records, eval_data=test)
+
+    def task() -> Classifier:
+        return Classifier(ResNet3D(depth=10, width=0.125, stem_pool=False), 2, freeze_encoder=True)
+
+    with pytest.raises(ValueError, match=r"1 of 1 videos of split 'test' .* --unlabeled=skip"):
+        new_run(tmp_path / "tested", records, task=task, eval_data=test)
 
 
 def test_seed_gives_the_initial_weights(noise_records: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from cvrl_tf.preparation.annotations.text import read_text
 from cvrl_tf.preparation.annotations.video import FileIndex, Video
 
 _PARTS = {"train": "1", "test": "2"}
@@ -34,7 +35,7 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
     videos = []
     for path in lists:
         label = path.name[: path.name.rindex("_test_split")]
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if not line.strip():
                 continue
             name, _, part = line.strip().rpartition(" ")

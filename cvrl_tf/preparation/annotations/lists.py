@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from cvrl_tf.preparation.annotations.video import VIDEO_ENDINGS, Video
+from cvrl_tf.preparation.annotations.text import read_text
+from cvrl_tf.preparation.annotations.video import Video
+from cvrl_tf.preparation.annotations.walk import VIDEO_ENDINGS
 
 _ALL_ALIKE = "A list has a label on every line, or on none."
 
@@ -18,7 +20,7 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
     """Lists the videos of a list file; see `annotations.read`.
 
     Args:
-      source: UTF-8, with or without a byte-order mark, with line ends of Unix or Windows.
+      source: see `text.read_text`; with line ends of Unix or Windows.
       roots: paths start from the last one.
       split: unused; a file is a split.
 
@@ -26,10 +28,9 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
       ValueError: the lines are not all alike, or a line can be read in two ways.
     """
     del split
-    # Not `splitlines`, which takes more characters for line ends than Unix and Windows do. Names
-    # that are no UTF-8 become what `os.fsdecode` makes of them.
-    text = source.read_bytes().decode("utf-8-sig", "surrogateescape")
-    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    # Not `splitlines`, which takes more characters for line ends than Unix and Windows do.
+    text = read_text(source).split("\n")
+    numbered = [(number, line.strip()) for number, line in enumerate(text, start=1)]
     lines = {number: line for number, line in numbered if line}
     files = _Files(roots[-1])
     whole = {number for number, line in lines.items() if line in files}
@@ -45,7 +46,9 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
                 f"{source}:{number}: {line!r} is not `path label`, and no such file is in "
                 f"{str(roots[-1])!r}. Add the label, or correct the path or the root."
             )
-        videos.append(Video(roots[-1] / fields[0], *fields))
+        _check_one_label(f"{source}:{number}", line, files)
+        path, label = fields
+        videos.append(Video(roots[-1] / path, path, label))
     return videos
 
 
@@ -63,6 +66,21 @@ class _Files:
             there = folder.iterdir() if folder.is_dir() else ()
             self._folders[folder] = {entry.name for entry in there}
         return path.name in self._folders[folder]
+
+
+def _check_one_label(place: str, line: str, files: _Files) -> None:
+    """Raises ValueError if more than one word follows the path of a file."""
+    path = line.rsplit(maxsplit=1)[0]
+    while path not in files or epath.Path(path).suffix.lower() not in VIDEO_ENDINGS:
+        if len(fields := path.rsplit(maxsplit=1)) < 2:
+            return  # no such file, whatever the label
+        path = fields[0]
+    if words := line[len(path) :].split()[1:]:
+        raise ValueError(
+            f"{place}: more than one word follows the file {path!r}, up to {words[-1]!r}: a video "
+            "has one label, without spaces. Name one class, or use a CSV file with the columns "
+            "path and label (--format=csv), whose labels may hold spaces."
+        )
 
 
 def _check_unlabeled(source: epath.Path, lines: dict[int, str], files: _Files) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from cvrl_tf.preparation.annotations.text import read_text
 from cvrl_tf.preparation.annotations.video import FileIndex, Video
 
 
@@ -16,7 +17,7 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
     del split  # a file is a split
     index = FileIndex(roots)
     videos = []
-    for item in json.loads(source.read_text()):
+    for item in json.loads(read_text(source)):
         if "id" not in item:
             raise ValueError(f"{source}: an item without `id`: {item}.")
         template = item.get("template")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from cvrl_tf.preparation.annotations.text import read_text
 from cvrl_tf.preparation.annotations.video import FileIndex, Video
 
 
@@ -15,7 +16,7 @@ def read(source: epath.Path, roots: Sequence[epath.Path], split: str) -> list[Vi
     del split  # a file is a split
     index = FileIndex(roots)
     videos = []
-    for number, line in enumerate(source.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(source).splitlines(), start=1):
         if not line.strip():
             continue
         name = line.split()[0]

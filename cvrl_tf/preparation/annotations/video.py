@@ -5,11 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from etils import epath
 
-# What FFmpeg knows under these names; other files in an input folder are no videos.
-VIDEO_ENDINGS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"}
-VIDEO_ENDINGS |= {".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
-VIDEO_ENDINGS |= {".asf", ".gif", ".m2ts", ".mts", ".mxf", ".vob"}
-VIDEO_ENDINGS |= {".webp"}  # is not decoded, and therefore named among the unusable
+from cvrl_tf.preparation.annotations.walk import walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +19,7 @@ class Video:
       start: seconds into the file at which the record begins; None for its beginning.
       end: seconds into the file before which the record ends; None for its end.
       id: in the records; empty in an annotation.
+      left_out: why it is not to be written, and only named; empty if it is to be written.
     """
 
     path: epath.Path
@@ -31,22 +28,28 @@ class Video:
     start: float | None = None
     end: float | None = None
     id: str = ""
+    left_out: str = ""
 
 
 class FileIndex:
-    """Finds files under some folders by name or folder/name. Each folder is listed once."""
+    """Finds files under some folders, at any depth. Each folder is listed once.
+
+    A file is known by its path below the folder, by its name, and by folder/name.
+    """
 
     def __init__(self, roots: Sequence[epath.Path]) -> None:
         """Args:
-        roots: folders, flat or with one folder per class. A file is taken from the first that has
-          it, so a folder of replacements for damaged files goes first.
+        roots: a file is taken from the first that has it, so a folder of replacements for damaged
+          files goes first. Within a folder, the file that is nested less is taken.
         """
         self._last = roots[-1]
         self._paths: dict[str, epath.Path] = {}
         for root in roots:
-            for path in (*root.glob("*"), *root.glob("*/*")):
-                self._paths.setdefault(path.name, path)
-                self._paths.setdefault(path.relative_to(root).as_posix(), path)
+            found = sorted((path for path, _ in walk(root)), key=lambda p: (len(p.parts), p))
+            for path in found:
+                parts = path.relative_to(root).parts
+                for depth in (1, 2, len(parts)):
+                    self._paths.setdefault("/".join(parts[-depth:]), path)
 
     def find(self, names: Iterable[str]) -> epath.Path:
         """Returns the file of the first of these names that is there, or a path without a file."""
