@@ -60,8 +60,7 @@ def of_evaluation(
     data = pipeline.Pipeline(folder, clips.EvenClips(4, 2, 2), crop, **sampling)
     encoder = checkpoints.load_encoder(exported_model.parent / "run")
     found, _ = features.extract(encoder, data, 8).of_videos
-    paths = records.shard_paths(folder, schema.DatasetInfo.load(folder).split("train"))
-    ids = [records.parse(r)["video_id"].numpy().decode() for r in records.in_order(paths)]
+    ids = sorted(Path(video).stem for video in videos)
     return found[[ids.index(Path(video).stem) for video in videos]]
 
 

@@ -171,9 +171,12 @@ def test_another_size(run: Path, tmp_path: Path) -> None:
 
 
 def serialized(records: Path, split: str = "train") -> list[bytes]:
+    """The records in the order of their ids, as `Pipeline.eval_batches` has them."""
     info = schema.DatasetInfo.load(records)
-    paths = data_records.shard_paths(records, info.split(split))
-    return [record.numpy() for record in data_records.in_order(paths)]
+    found = data_records.in_order(data_records.shard_paths(records, info.split(split)))
+    return sorted(
+        found.as_numpy_iterator(), key=lambda each: data_records.parse(each)["video_id"].numpy()
+    )
 
 
 def test_records_are_averaged_as_in_evaluation(
