@@ -54,7 +54,7 @@ class Damaged(ValueError):
     """A shard or an index can't be read. The message names the file."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ShardIndex:
     """The index of one shard.
 
@@ -69,6 +69,12 @@ class ShardIndex:
     records: np.ndarray
     ids: list[bytes]
     frames: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShardIndex) and self._content() == other._content()
+
+    def _content(self) -> tuple[int, bytes, list[bytes], bytes]:
+        return self.shard_size, self.records.tobytes(), self.ids, self.frames.tobytes()
 
     def save(self, path: epath.Path) -> None:
         """Write the index, whole or not at all."""

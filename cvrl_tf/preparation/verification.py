@@ -19,7 +19,7 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.preparation import inspection, manifest, tfrecord_writer
 from cvrl_tf.preparation.inspection import Record
 
@@ -190,8 +190,22 @@ class _SplitCheck:
             self._unread.add(shard)
             lost = f"this record and those after it, of {size}, can't be read"
             self._problem((shard, number), f"{damage}; {lost}")
-        elif number != size:
+            return
+        if number != size:
             self._problem(shard, f"{number} records, but {schema.INFO_FILE} says {size}")
+        self._check_index(shard)
+
+    def _check_index(self, shard: str) -> None:
+        """Compare the index of a whole shard with what a new one would be."""
+        path = self._folder / shard
+        try:
+            index = shard_index.ShardIndex.load(shard_index.path_of(path))
+            if index != shard_index.scan(path):
+                self._problem(shard, "its index is of another shard; see tools/index_tfrecords.py")
+        except FileNotFoundError:
+            self._problem(shard, "has no index; see tools/index_tfrecords.py")
+        except shard_index.Damaged as error:
+            self._problem(shard, str(error))
 
     def _take(self, place: Place, future: Future[Record], bar: tqdm) -> None:
         """Add a record to the report, and its problems."""
