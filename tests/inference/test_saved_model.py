@@ -330,6 +330,7 @@ def test_the_command_line_tool_shows_what_there_is(exported: Path) -> None:
         assert "outputs['feature'] tensor_info" in after and "shape: (-1, 64)" in after
 
 
+@pytest.mark.slow
 def test_the_export_converts_to_tensorflow_lite(exported: Path) -> None:
     """With TensorFlow Lite's own operations alone, where the shape is known."""
     loaded = tf.saved_model.load(str(exported))
@@ -395,6 +396,7 @@ def command(environment: dict[str, str], cwd: Path, *flags: str) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 def test_command(run: Path, tmp_path: Path, child_environment: dict[str, str]) -> None:
     """In a process that has not imported the encoder's class yet."""
     output = tmp_path / "model"

@@ -439,6 +439,7 @@ def test_tensorboard_shows_the_views_of_the_first_batch(
         np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)
 
 
+@pytest.mark.slow
 def test_neighbors_are_asked_every_other_epoch(noise_records: Path, tmp_path: Path) -> None:
     crop = views.EvenCrops(16, 16, 1)
     data = [
