@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf import output
 from cvrl_tf.checkpoint_files import Saver
-from cvrl_tf.training import output
 from cvrl_tf.training.failures import Stopped
 
 PREEMPTED = os.EX_TEMPFAIL  # exit code, 75: rerun to resume

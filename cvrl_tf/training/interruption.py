@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from cvrl_tf import checkpoint_files
+from cvrl_tf import checkpoint_files, output
 from cvrl_tf.checkpoint_files import Saver
-from cvrl_tf.training import callbacks, output
+from cvrl_tf.training import callbacks
 
 
 def at_once(

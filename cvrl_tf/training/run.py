@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 from etils import epath
 
-from cvrl_tf import checkpoint_files, checkpoints, distribution, files
+from cvrl_tf import checkpoint_files, checkpoints, distribution, files, output
 from cvrl_tf.checkpoint_files import Saver
 from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
@@ -22,7 +22,6 @@ from cvrl_tf.training import (
     failures,
     interruption,
     monitors,
-    output,
     resumption,
     run_folder,
     view_sheet,
