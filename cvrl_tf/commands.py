@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import re
-import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ import gin
 import joblib
 from absl import app, flags, logging
 
-from cvrl_tf import files, renamed
+from cvrl_tf import files, output, renamed
 
 # Before TensorFlow is imported: its start-up notes would bury what a command has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -65,10 +64,10 @@ def _run(main: Callable[[list[str]], object], argv: list[str]) -> None:
         with contextlib.suppress(BrokenPipeError):
             print(f"\n{stop} Rerun the same command to resume.", file=sys.stderr, flush=True)
     except BrokenPipeError:
-        if not _unread():
+        if not output.unread():
             raise
         status = 128 + signal.SIGPIPE
-    for descriptor in _unread():  # or the end of Python would try to write there once more
+    for descriptor in output.unread():  # or the end of Python would try to write there once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     sys.exit(status)
 
@@ -84,14 +83,6 @@ def _end(number: int, _: FrameType | None) -> None:
     with contextlib.suppress(OSError):
         os.write(2, b"\nStopped at once. Rerun the same command to resume.\n")
     os._exit(128 + number)
-
-
-def _unread() -> list[int]:
-    """Return which of standard output and standard error nobody reads any more."""
-    poll = select.poll()
-    for descriptor in (1, 2):
-        poll.register(descriptor, 0)
-    return [descriptor for descriptor, event in poll.poll(0) if event & select.POLLERR]
 
 
 def _innermost_module(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 
@@ -27,23 +26,18 @@ _EXTEND_TO = flags.DEFINE_integer(
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    """End at once. Before the first step there is nothing to save."""
-    os.write(2, f"{signal.Signals(number).name} before the first step. Rerun.\n".encode())
+    """End at once: before the first step there is nothing to save, nor after the second Ctrl-C."""
+    os.write(2, f"\n{signal.Signals(number).name}: ended at once. Rerun to resume.\n".encode())
     # Not an exception, which an import of TensorFlow might catch.
-    os._exit(os.EX_TEMPFAIL)
+    os._exit(128 + number if number == signal.SIGINT else os.EX_TEMPFAIL)
 
 
 def main(argv: list[str]) -> None:
     commands.start(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, _end)
-    try:
-        _train()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Rerun the same command to resume.")
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C need not wait for the exit
+    _train()
 
 
 def _train() -> None:

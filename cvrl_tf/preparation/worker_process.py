@@ -154,7 +154,9 @@ def _work(fd: int) -> None:
     """Runs tasks until the pipe ends; all that a worker process does."""
     os.set_inheritable(fd, False)  # or a child of a task could keep the pipe open
     connection = Connection(fd)
-    threading.Thread(target=_end_with_parent, args=[fd], daemon=True).start()
+    # Of a copy that is never closed: an interpreter on its way out closes `connection`, which the
+    # thread would take for the parent's end, and change the exit code.
+    threading.Thread(target=_end_with_parent, args=[os.dup(fd)], daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent wants no more, or is gone
         while True:
             kind, data = _answer(connection.recv_bytes(), functools.partial(_send, connection))

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from cvrl_tf import output
 
 _SAVING = 60.0  # seconds
 
@@ -77,8 +78,8 @@ def run(steps: list[Step], done: Path) -> None:
         print(f"\n== {step.name}: {number + 1} of {len(steps)}; {minutes:.0f} min so far{left}")
         print(f"$ {step}", flush=True)
         status = _status(step)
-        if status == 128 + signal.SIGPIPE:
-            raise BrokenPipeError  # nobody reads what step and command write
+        if status and output.unread():
+            raise BrokenPipeError  # which may have ended the step, whatever its exit code
         if status:
             raise StepFailed(
                 f"Stopped at {step.name} (exit status {status}). Rerun the same command to resume."

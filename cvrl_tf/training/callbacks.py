@@ -1,5 +1,6 @@
 """What happens beside the steps of a run: checkpoints, preemption, metrics, and when to stop."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,13 +16,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf import output
 from cvrl_tf.checkpoint_files import Saver
-from cvrl_tf.training import output
 from cvrl_tf.training.failures import Stopped
 
 PREEMPTED = os.EX_TEMPFAIL  # exit code, 75: rerun to resume
-# What schedulers send before they end a run, and a terminal that is closed.
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+# Ctrl-C, what schedulers send before they end a run, and a terminal that is closed.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class _AfterSteps(keras.callbacks.Callback):
@@ -106,24 +107,28 @@ class Best:
 
 
 class Preemption(_AfterSteps):
-    """After SIGTERM, SIGHUP or SIGUSR1, saves at the end of the step; exits with a code of its own.
+    """Ends the run on a signal, but not in the middle of a step: saves at its end, and exits.
 
     At the last step of an epoch that is after the epoch's test, when `Checkpoints` has saved.
-    Before the first step there is nothing to save, and the signal means what it did before.
-    Several workers save and exit together, at the end of the next step, of which each of them
-    hears through `StepState.stop`, whoever got the signal.
+    Before the first step there is nothing to save, and the signal means what it did before. So does
+    the second Ctrl-C. Several workers save and exit together, at the end of the next step, of which
+    each of them hears through `StepState.stop`, whoever got the signal.
+
+    Ctrl-C waits, too: an exception in any place could fall between a step and its log, or be lost
+    in code that catches it.
     """
 
     def __init__(self, saver: Saver, steps_per_epoch: int, num_workers: int) -> None:
         super().__init__()
         self._saver, self._steps_per_epoch = saver, steps_per_epoch
         self._alone = num_workers == 1
-        self._asked = self._stepped = False
+        self._asked: int | None = None  # the signal
+        self._stepped = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
         self._stepped = False
-        self._handlers = {
+        self._handlers: dict[int, Any] = {
             number: signal.signal(number, self._ask)
             for number in _SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
@@ -134,10 +139,16 @@ class Preemption(_AfterSteps):
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        self._asked = True
+        self._asked = number
         if self._alone and not self._stepped:
             self.on_train_end()
             signal.raise_signal(number)
+        elif number == signal.SIGINT:
+            signal.signal(number, self._handlers[number])
+            with contextlib.suppress(OSError):  # not print, which may be at work just now
+                os.write(
+                    2, b"\nSaving at the end of the step. Ctrl-C again ends the run at once.\n"
+                )
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self._asked:
@@ -145,7 +156,7 @@ class Preemption(_AfterSteps):
 
     @property
     def _due(self) -> bool:
-        return (self._asked and self._alone) or self.model.step_state.stop.numpy() > 0
+        return bool(self._asked and self._alone) or self.model.step_state.stop.numpy() > 0
 
     def after_steps(self, before: int, step: int, logs: dict) -> None:
         self._stepped = True
@@ -159,8 +170,8 @@ class Preemption(_AfterSteps):
 
     def _exit(self) -> None:
         self.on_train_end()
-        output.say(f"\nTerminated; saved at step {self.step}. Rerun the same command to resume.")
-        sys.exit(PREEMPTED)
+        output.say(f"\nStopped; saved at step {self.step}. Rerun the same command to resume.")
+        sys.exit(128 + signal.SIGINT if self._asked == signal.SIGINT else PREEMPTED)
 
 
 class NotFinite(_AfterSteps):

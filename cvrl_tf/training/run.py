@@ -2,16 +2,17 @@
 
 import contextlib
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorflow as tf
 import tf_keras as keras
 from etils import epath
 
-from cvrl_tf import checkpoint_files, checkpoints, distribution, files
+from cvrl_tf import checkpoint_files, checkpoints, distribution, files, output
 from cvrl_tf.checkpoint_files import Saver
 from cvrl_tf.checkpoints import SavedRun
 from cvrl_tf.data.pipeline import Pipeline
@@ -20,9 +21,7 @@ from cvrl_tf.training import (
     callbacks,
     checks,
     failures,
-    interruption,
     monitors,
-    output,
     resumption,
     run_folder,
     view_sheet,
@@ -165,9 +164,9 @@ class Run:
     def fit(self, config: str | None = None) -> None:
         """Train to the end, from wherever the run stands.
 
-        Ctrl-C saves (not with several workers), and so do SIGTERM, SIGHUP and SIGUSR1 at the end of
-        the step, and a closed standard output, with the exit code 75. Interrupted runs resume:
-        rerun the same command.
+        Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save at the end of the step and exit, and so does a
+        closed standard output; see `callbacks.Preemption`. Interrupted runs resume: rerun the same
+        command.
 
         Args:
           config: the parameters in force, for `config.gin`.
@@ -219,15 +218,17 @@ class Run:
                 self._fit(done, self._epochs, self.steps_per_epoch, watchers)
             if self.step < self._last_step:
                 self._note_early_end()
-        except KeyboardInterrupt:
-            folder = self.model_dir / "checkpoints"
-            interruption.at_once(
-                self._saver, self.step, self.steps_per_epoch, self._num_workers, folder
-            )
         except OSError:
             if not output.is_closed():
                 raise
-            interruption.unread(self._saver, self.step, self.steps_per_epoch, self._num_workers)
+            self._end_unread()
+
+    def _end_unread(self) -> NoReturn:
+        """Nobody reads the output: save if that can be done here, and exit as after SIGTERM."""
+        if self._num_workers == 1 and self.step % self.steps_per_epoch:
+            self._saver.save(self.step)
+        output.say("")
+        sys.exit(callbacks.PREEMPTED)
 
     def _note_early_end(self) -> None:
         """A monitor wanted no more steps: let the same command know that, and say so."""

@@ -69,6 +69,7 @@ def test_independent_starts_are_uniform_and_independent() -> None:
     assert abs(np.corrcoef(starts.T)[0, 1]) < 0.03
 
 
+@pytest.mark.slow
 def test_decreasing_pair_has_the_stated_density() -> None:
     starts = draw(clips.DecreasingPair(16, 2), 250, 100_000)[:, :, 0]
     signed = starts[:, 1] - starts[:, 0]

@@ -333,36 +333,22 @@ def test_the_command_line_tool_shows_what_there_is(exported: Path) -> None:
         assert "outputs['feature'] tensor_info" in after and "shape: (-1, 64)" in after
 
 
-def test_tensorflow_lite_has_the_same_features(run: Path) -> None:
-    encoder = checkpoints.load_encoder(run)
-    clips = smooth_clips((1, FRAMES, SIZE, SIZE)) / np.float32(255)
+@pytest.mark.slow
+def test_the_export_converts_to_tensorflow_lite(exported: Path) -> None:
+    """With TensorFlow Lite's own operations alone, where the shape is known."""
+    loaded = tf.saved_model.load(str(exported))
+    clips = smooth_clips((1, FRAMES, 48, 64))
     of_clips = tf.function(
-        lambda clips: encoder(clips, training=False),
-        input_signature=[tf.TensorSpec(clips.shape)],
+        lambda clips: loaded.signatures["clips"](clips)["feature"],
+        input_signature=[tf.TensorSpec(clips.shape, tf.uint8)],
     ).get_concrete_function()
-    lite = tf.lite.TFLiteConverter.from_concrete_functions([of_clips], encoder).convert()
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([of_clips], loaded).convert()
     interpreter = tf.lite.Interpreter(model_content=lite)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], clips)
     interpreter.invoke()
     found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    assert_features(found, encoder(clips, training=False).numpy())
-
-
-@pytest.mark.parametrize("name", ["as_trained", "many"])
-def test_onnx_has_the_same_features(name: str, run: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    tf2onnx = pytest.importorskip("tf2onnx")
-    encoder = checkpoints.load_encoder(run)
-    of_clips = tf.function(
-        lambda clips: encoder(clips, training=False),
-        input_signature=[tf.TensorSpec([None, None, None, None, 3])],
-    )
-    model, _ = tf2onnx.convert.from_function(of_clips, of_clips.input_signature, opset=17)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    clips = smooth_clips(SHAPES[name]) / np.float32(255)
-    (found,) = session.run(None, {session.get_inputs()[0].name: clips})
-    assert_features(found, encoder(clips, training=False).numpy())
+    assert_features(found, of_clips(tf.constant(clips)).numpy())
 
 
 @pytest.mark.slow
@@ -413,6 +399,7 @@ def command(environment: dict[str, str], cwd: Path, *flags: str) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 def test_command(run: Path, tmp_path: Path, child_environment: dict[str, str]) -> None:
     """In a process that has not imported the encoder's class yet."""
     output = tmp_path / "model"

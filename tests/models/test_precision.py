@@ -42,6 +42,7 @@ def test_features_are_near_those_of_float32(precision: str) -> None:
     assert 0 < error < (0.04 if precision == "mixed_bfloat16" else 0.005)  # 8 and 11 bits
 
 
+@pytest.mark.slow
 def test_a_training_step(precision: str) -> None:
     """The loss is float32; with float16 it is scaled, and the gradients are scaled back."""
     keras.utils.set_random_seed(0)

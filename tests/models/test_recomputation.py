@@ -1,7 +1,6 @@
 """Recomputed blocks give the same numbers with less memory."""
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 from conftest import ROOT
+from memory import peak_kib
 
 from cvrl_tf.models.resnet3d import DEPTHS, ResNet3D
 
@@ -86,12 +86,9 @@ def main_memory(recompute: bool) -> None:
 
     step.get_concrete_function(clips)
 
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    before = peak()
+    before = peak_kib()
     step(clips)
-    print(json.dumps(peak() - before))
+    print(json.dumps(peak_kib() - before))
 
 
 def test_names_and_old_configs() -> None:

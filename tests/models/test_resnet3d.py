@@ -34,7 +34,8 @@ def test_basic_blocks_have_the_parameters_of_the_table(depth: int, blocks: tuple
     assert encoder.feature_dim == 512
 
 
-@pytest.mark.parametrize("depth", [101, pytest.param(152, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [101, 152])
 def test_deep_bottlenecks_build(depth: int) -> None:
     encoder = ResNet3D(depth=depth, width=0.125)
     encoder.build()

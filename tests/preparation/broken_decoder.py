@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory import peak_kib
 
 from cvrl_tf.preparation import decoding, manifest, shards
 
@@ -57,8 +58,7 @@ def _encode_video(path: Path, *arguments: Any) -> decoding.EncodedVideo:
         try:
             np.ones(2**30, np.uint8)
         finally:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            path.with_suffix(".peak").write_text(str(peak))
+            path.with_suffix(".peak").write_text(str(peak_kib()))
     if path.stem == "endless":
         time.sleep(1000)
     return decoding.encode_video(path, *arguments)

@@ -74,14 +74,16 @@ def test_workers_stop_and_go_on_together(
     texts = finish(start(child_environment, noise_records, undisturbed))
     assert (undisturbed / "checkpoints" / "ckpt-44.index").exists(), texts
 
-    for victim in (0, 1):
+    for victim, number in enumerate((signal.SIGTERM, signal.SIGINT)):
         # Preempted: only one of them gets the signal.
         workers = start(child_environment, noise_records, run)
         wait_for_lines(run, 5, workers)
-        workers[victim].terminate()
+        workers[victim].send_signal(number)
         texts = finish(workers)
-        assert [worker.returncode for worker in workers] == [75, 75], texts
-        (said,) = {line for text in texts for line in text.splitlines() if "Terminated" in line}
+        codes = [worker.returncode for worker in workers]
+        assert codes[victim] == (130 if number == signal.SIGINT else 75), texts
+        assert codes[1 - victim] == 75, texts
+        (said,) = {line for text in texts for line in text.splitlines() if "Stopped; " in line}
         step = int(checkpoints.resolve(run).rpartition("-")[2])
         assert f"saved at step {step}." in said and 4 <= step < 44
 

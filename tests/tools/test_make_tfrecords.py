@@ -104,6 +104,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_interrupted_work_goes_on(tmp_path: Path, child_environment: dict[str, str]) -> None:
     flags = many_videos(tmp_path, 60)
     output = tmp_path / "records"

@@ -100,27 +100,16 @@ def new_run(folder: Path, records: Path, **changes: Any) -> Run:
     return Run(**rest, **{name: SETTINGS[name](**of) for name, of in groups.items()})
 
 
-class StopAt(keras.callbacks.Callback):
-    """Ctrl-C after a step; at the end of an epoch its test is still to come."""
+class SignalAt(keras.callbacks.Callback):
+    """A signal in a step."""
 
-    def __init__(self, step: int, resumed_from: int | None = None) -> None:
+    def __init__(self, number: int, step: int) -> None:
         super().__init__()
-        self.step, self.resumed_from = step, step if resumed_from is None else resumed_from
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if int(self.model.optimizer.iterations) == self.step:
-            raise KeyboardInterrupt
-
-
-class TerminateAt(StopAt):
-    """SIGTERM in a step."""
+        self.number, self.step = number, step
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if int(self.model.optimizer.iterations) == self.step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        pass
+            os.kill(os.getpid(), self.number)
 
 
 def weights(run: Run) -> list[np.ndarray]:
@@ -136,33 +125,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, noise_records: Path) -
 
 @pytest.mark.addons
 @pytest.mark.parametrize(
-    ("stopper", "ending"),
+    ("number", "step"),
     [
-        pytest.param(StopAt(1), "Stopped at step 1", marks=pytest.mark.slow),
-        pytest.param(
-            StopAt(STEPS_PER_EPOCH, resumed_from=2),
-            "Stopped at step 3, at the end of an epoch",
-            marks=pytest.mark.slow,
-        ),
-        (StopAt(5), "Stopped at step 5"),
-        pytest.param(
-            StopAt(2 * STEPS_PER_EPOCH, resumed_from=4),
-            "to resume from .*ckpt-4",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(TerminateAt(5), str(callbacks.PREEMPTED), marks=pytest.mark.slow),
-        pytest.param(
-            TerminateAt(2 * STEPS_PER_EPOCH), str(callbacks.PREEMPTED), marks=pytest.mark.slow
-        ),
+        (signal.SIGINT, 5),
+        pytest.param(signal.SIGINT, STEPS_PER_EPOCH, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2 * STEPS_PER_EPOCH, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 5, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2 * STEPS_PER_EPOCH, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_resumed_ends_in_the_same_weights(
-    stopper: StopAt,
-    ending: str,
+    number: int,
+    step: int,
     undisturbed: Run,
     noise_records: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first = new_run(tmp_path, noise_records)
     fit = first.model.fit
@@ -171,13 +150,15 @@ def test_stopped_and_resumed_ends_in_the_same_weights(
             first.model,
             "fit",
             lambda *args, callbacks, **kwargs: fit(
-                *args, callbacks=[*callbacks, stopper], **kwargs
+                *args, callbacks=[*callbacks, SignalAt(number, step)], **kwargs
             ),
         )
-        with pytest.raises(SystemExit, match=ending):
+        with pytest.raises(SystemExit) as stopped:
             first.fit()
+    assert stopped.value.code == (130 if number == signal.SIGINT else callbacks.PREEMPTED)
+    assert f"Stopped; saved at step {step}. Rerun" in capsys.readouterr().out
     second = new_run(tmp_path, noise_records)
-    assert second.step == stopper.resumed_from
+    assert second.step == step
     second.fit()
     assert second.step == 3 * STEPS_PER_EPOCH
     for resumed, expected in zip(weights(second), weights(undisturbed), strict=True):
@@ -439,6 +420,7 @@ def test_tensorboard_shows_the_views_of_the_first_batch(
         np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)
 
 
+@pytest.mark.slow
 def test_neighbors_are_asked_every_other_epoch(noise_records: Path, tmp_path: Path) -> None:
     crop = views.EvenCrops(16, 16, 1)
     data = [

@@ -1,6 +1,7 @@
 """Standard output that may be gone: a pipe whose reader has ended, a terminal that is closed."""
 
 import os
+import select
 import sys
 
 
@@ -20,3 +21,11 @@ def say(text: str) -> None:
     except OSError:
         # Or the interpreter fails at its end, with an exit code of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def unread() -> list[int]:
+    """Return which of standard output and standard error nobody reads any more."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return [descriptor for descriptor, event in poll.poll(0) if event & select.POLLERR]
