@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
 import tensorflow as tf
 from etils import epath
 
 from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import reading, record_views, records, schema, views
+from cvrl_tf.data import reading, records, schema, views
+from cvrl_tf.data.examples import Examples
 from cvrl_tf.data.sampling import Sampling
 
-# Which draw a seed is for; folded into the seed of the example.
-_CLIPS, _CROPS, _PHOTOMETRIC = range(3)
-
-_RECORDS_IN_FLIGHT = 8  # read whole at the same time, for servers
+# Examples that are read at the same time, so that a slow file system keeps all cores busy. A
+# core decodes an example in some 20 ms, and a bucket answers a few requests in 50 to 100.
+_READS_IN_FLIGHT = max(16, 4 * joblib.cpu_count())
+_RECORDS_IN_FLIGHT = 8  # whole ones, for servers
 
 
 class Pipeline:
@@ -79,9 +81,10 @@ class Pipeline:
         self.num_examples = split_info.num_examples
         self.labels = info.labels
         self.class_counts = split_info.class_counts
-        self.num_views = clips.num_clips * crop.num_crops
         self._paths = records.shard_paths(data_dir, split_info)
         self._reader = reading.Reader(self._paths)
+        self._examples = Examples(self._reader, clips, crop, fps, augment)
+        self.num_views = self._examples.num_views
         self._clips = clips
         self._crop = crop
         self._fps = fps
@@ -200,7 +203,8 @@ class Pipeline:
     def _damage(self, numbered: tf.data.Dataset, seed: int) -> str | None:
         for position, number in numbered:
             try:
-                self._example(position, number, tf.int64.max, seed)
+                read = self._examples.read(position, number, seed)
+                self._examples.decode(position, read, tf.int64.max, seed)
             except tf.errors.InvalidArgumentError as error:
                 return self._reader.fault(int(number), error.message)
         return None
@@ -232,7 +236,8 @@ class Pipeline:
         if not 0 <= position < self.num_examples:
             raise IndexError(f"No example {position}; the split has {self.num_examples}.")
         number = tf.constant(position, tf.int64)
-        return self._example(number, number, tf.int64.max, seed=0)["frames"]
+        read = self._examples.read(number, number, seed=0)
+        return self._examples.decode(number, read, tf.int64.max, seed=0)["frames"]
 
     def _batches(
         self,
@@ -256,28 +261,37 @@ class Pipeline:
             mine = numbered.enumerate().filter(lambda i, _: i // size % count == index)
             return mine.map(lambda _, item: item)
 
-        def decoded(numbered: tf.data.Dataset) -> tf.data.Dataset:
-            examples = numbered.enumerate().map(
-                lambda number, item: (number, self._example(item[0], item[1], limit, seed)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+        def read(number: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tuple:
+            return number, item[0], self._examples.read(*item, seed)
+
+        def decode(number: tf.Tensor, position: tf.Tensor, read: dict) -> tuple[tf.Tensor, dict]:
+            return number, self._examples.decode(position, read, limit, seed)
+
+        def examples(sources: tf.data.Dataset, reads: int) -> tf.data.Dataset:
+            made = (
+                sources.enumerate()
+                .map(read, num_parallel_calls=reads, deterministic=True)
+                .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             )
             if self.skip_damaged:
-                examples = examples.ignore_errors().scan(tf.constant(0, tf.int64), _with_gap)
+                made = made.ignore_errors().scan(tf.constant(0, tf.int64), _with_gap)
             else:
-                examples = examples.map(lambda _, example: example)
-            return examples.batch(per_replica, drop_remainder=True)
+                made = made.map(lambda _, example: example)
+            return made.batch(per_replica, drop_remainder=True)
 
         workers = context.num_input_pipelines
         numbered = share(numbered, global_batch // workers, workers, context.input_pipeline_id)
         if not servers:
-            return decoded(numbered).prefetch(tf.data.AUTOTUNE)
+            options = tf.data.Options()
+            options.threading.private_threadpool_size = _READS_IN_FLIGHT + joblib.cpu_count()
+            here = examples(numbered, _READS_IN_FLIGHT).with_options(options)
+            return here.prefetch(tf.data.AUTOTUNE)
         # Each server prepares every n-th batch, so that their order is what it would be here. (With
         # one dispatcher for all of them it would depend on who is faster.)
         turns = [
-            decoded(self._whole(share(numbered, per_replica, len(servers), index))).apply(
-                tf.data.experimental.service.distribute("parallel_epochs", f"grpc://{server}")
-            )
+            examples(
+                self._whole(share(numbered, per_replica, len(servers), index)), tf.data.AUTOTUNE
+            ).apply(tf.data.experimental.service.distribute("parallel_epochs", f"grpc://{server}"))
             for index, server in enumerate(servers)
         ]
         in_turn = tf.data.Dataset.range(len(turns)).repeat()
@@ -291,44 +305,6 @@ class Pipeline:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-
-    def _example(self, position: tf.Tensor, source: tf.Tensor, limit: int, seed: int) -> dict:
-        """One example of `_batches`.
-
-        Args:
-          position: int64 [].
-          source: int64 [], number of the record; or string [], the whole record.
-          limit, seed: as of `_batches`.
-        """
-        is_whole = source.dtype == tf.string
-        record = records.parse(source) if is_whole else self._reader.record(source)
-        key = tf.stack([tf.constant(seed, tf.int64), position])
-        fold_in = tf.random.experimental.stateless_fold_in
-
-        def draw(purpose: int, count: int) -> tf.Tensor:
-            """Independent seeds [count, 2] for one purpose."""
-            return tf.random.stateless_uniform(
-                [count, 2], fold_in(key, purpose), minval=None, maxval=None, dtype=tf.int32
-            )
-
-        clip_seed, crop_seeds = draw(_CLIPS, 1)[0], draw(_CROPS, self._clips.num_clips)
-        placed = record_views.placed(record, self._clips, clip_seed, self._fps)
-        if is_whole:
-            jpegs = tf.gather(record["frames"], placed.frames)
-        else:
-            jpegs = self._reader.jpegs(source, placed.frames)
-        frames = views.extract(jpegs, self._crop, crop_seeds)
-        when = {"positions": placed.positions, "seconds": record_views.seconds(record, placed)}
-        seeds = draw(_PHOTOMETRIC, self.num_views)
-        if self._augment is not None:
-            frames = self._augment(frames[tf.newaxis], seeds[tf.newaxis])
-        weight = tf.cast(position < limit, tf.float32)
-        of_views = {
-            name: tf.repeat(of_clips, self._crop.num_crops, axis=0)
-            for name, of_clips in when.items()
-        }
-        label = record["label"]
-        return {"frames": frames, "seeds": seeds, **of_views, "label": label, "weight": weight}
 
 
 def _with_gap(expected: tf.Tensor, numbered: tuple) -> tuple:

@@ -89,9 +89,10 @@ def parse_context(serialized: tf.Tensor, length: tf.Tensor) -> dict[str, tf.Tens
 
 
 def _facts(context: dict[str, tf.Tensor], length: tf.Tensor) -> dict[str, tf.Tensor]:
-    rate = context[schema.FRAME_RATE]
+    rate, microseconds = context[schema.FRAME_RATE], context[schema.TIMES].values
     return {
-        "times": _seconds(context[schema.TIMES].values, length, rate),
+        "times": _seconds(microseconds, length, rate),
+        "start": tf.cast(tf.reduce_sum(microseconds[:1]), tf.float32) / 1e6,
         "label": tf.cast(context[schema.LABEL_INDEX], tf.int32),
         "frame_rate": rate,
         "video_id": context[schema.VIDEO_ID],

@@ -20,7 +20,7 @@ from conftest import write_noise_video
 from etils import epath
 
 from cvrl_tf import checkpoints
-from cvrl_tf.data import clips, pipeline, records, schema, views
+from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.evaluation import features
 from cvrl_tf.inference import embedding, feature_file, saved_model
 from cvrl_tf.inference.embedder import Embedder, averaged
