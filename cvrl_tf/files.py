@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -173,3 +174,23 @@ def on_disk(path: epath.Path) -> Iterator[Path]:
         with path.open("rb") as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, 2**20)
         yield copy
+
+
+def cached(path: epath.Path) -> Path:
+    """Return the file itself or, if it is in a bucket, a copy that later processes find.
+
+    Copies are in `cvrl_tf` of the user's cache folder, by default ~/.cache. One of a file that has
+    changed is not taken.
+    """
+    if not is_remote(path):
+        return Path(path)
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvrl_tf"
+    found = path.stat()
+    key = hashlib.sha256(f"{path} {found.length} {found.mtime}".encode()).hexdigest()
+    copy = epath.Path(caches / key)
+    if not copy.exists():
+        caches.mkdir(parents=True, exist_ok=True)
+        with aside(copy) as place:
+            path.copy(place, overwrite=True)
+            publish(place, copy)
+    return Path(copy)

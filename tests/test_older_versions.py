@@ -6,16 +6,17 @@ from pathlib import Path
 
 import gin
 import numpy as np
+import pytest
 from conftest import ROOT, sampling
 
 from cvrl_tf import checkpoints
+from cvrl_tf.data import shard_index
 from cvrl_tf.inference import saved_model
 from cvrl_tf.training.run import Run
 
 V1 = ROOT / "tests" / "fixtures" / "v1"
 # By the names of today; the old run's config.gin has those of then.
 PARAMETERS = [
-    f"DATA_DIR='{V1 / 'records'}'",
     "resnet3d.ResNet3D.width=0.015625",
     "NUM_FRAMES=2",
     "SIZE=16",
@@ -37,17 +38,25 @@ def test_features_of_an_older_run_are_the_same(tmp_path: Path) -> None:
     assert facts["views"]["size"] == 16 and facts["run"]["seed"] == 0
 
 
-def test_an_older_run_resumes(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(V1 / "run", folder)
+def new_run(records: Path, folder: Path, **checkpointing: object) -> Run:
     gin.clear_config()
     gin.add_config_file_search_path(str(ROOT))
-    recipe = ["gin/demo/pretrain.gin"]
-    gin.parse_config_files_and_bindings(
-        recipe, [*PARAMETERS, "run.Run.epochs=2", "settings.Checkpointing.extend=True"]
-    )
-    run = gin.get_configurable(Run)(model_dir=folder)
-    assert run.step == 2
+    more = [f"DATA_DIR='{records}'", "run.Run.epochs=2"]
+    more += [f"settings.Checkpointing.{name}={value!r}" for name, value in checkpointing.items()]
+    gin.parse_config_files_and_bindings(["gin/demo/pretrain.gin"], [*PARAMETERS, *more])
+    return gin.get_configurable(Run)(model_dir=folder)
+
+
+def test_a_run_of_the_earlier_order_is_refused_and_begins_another(tmp_path: Path) -> None:
+    folder, records = tmp_path / "run", tmp_path / "tiny_records"
+    shutil.copytree(V1 / "run", folder)
+    shutil.copytree(V1 / "records", records)
+    for shard in records.glob("train-*"):
+        shard_index.scan(shard).save(shard_index.path_of(shard))
+    with pytest.raises(ValueError, match="records in another order. Finish it with that version"):
+        new_run(records, folder, extend=True)
+    run = new_run(records, tmp_path / "new", initial=str(folder))
     run.fit()
     assert run.step == 4
-    assert json.loads((folder / "run.json").read_text())["version"] == 2
+    facts = json.loads((tmp_path / "new" / "run.json").read_text())
+    assert facts["version"] == 2 and facts["train"]["order"] == "ids"

@@ -20,6 +20,9 @@ from cvrl_tf.data.sampling import Sampling
 _READS_IN_FLIGHT = max(16, 4 * joblib.cpu_count())
 _RECORDS_IN_FLIGHT = 8  # whole ones, for servers
 
+# Tests take the records in the order of their ids, training in permutations of it.
+ORDER = "ids"
+
 
 class Pipeline:
     """Views of one split, for training (`train_batches`) or in order, once (`eval_batches`).
@@ -110,12 +113,13 @@ class Pipeline:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What a reader of results must know, for JSON: data, its name; split; videos;
-        views of each; and how the clips come about."""
+        """What a reader of results must know, for JSON: data, its name; split; videos and
+        their order; views of each; and how the clips come about."""
         return {
             "data": self._data,
             "split": self._split,
             "videos": self.num_examples,
+            "order": ORDER,
             "views": self.num_views,
             **dataclasses.asdict(self.sampling),
         }
@@ -137,6 +141,7 @@ class Pipeline:
         """What determines the views of `eval_batches`, for JSON; records count by size of shard."""
         return {
             "split": self._split,
+            "order": ORDER,
             "shards": {Path(path).name: epath.Path(path).stat().length for path in self._paths},
             "clips": repr(self._clips),
             "crop": repr(self._crop),

@@ -43,6 +43,8 @@ FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])  # of t
 
 FOLDER = "index"
 
+_NONE = np.zeros(0, FRAME)  # an empty file can't be mapped
+
 _HEADER = struct.Struct("<8sQQQQI4x")  # mark, shard, records, ids, frames, CRC of records and ids
 _MARK = b"CVRLIDX1"
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # of a TFRecord
@@ -94,26 +96,28 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ShardIndex":
-        """Read an index; its frames are mapped where the file is on a local disk.
+        """Read an index. Its frames are mapped; those of a bucket from a copy on the disk.
 
         Raises:
           Damaged: it is no index, or not whole.
         """
-        with epath.Path(path).open("rb") as file:
+        place = files.cached(epath.Path(path))
+        with place.open("rb") as file:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size or not header.startswith(_MARK):
                 raise Damaged(f"{os.fspath(path)!r} is no index of a shard.")
             _, shard_size, num_records, id_bytes, num_frames, checksum = _HEADER.unpack(header)
             tables = file.read(num_records * RECORD.itemsize + id_bytes)
         size = _HEADER.size + len(tables) + num_frames * FRAME.itemsize
-        whole = epath.Path(path).stat().length == size and google_crc32c.value(tables) == checksum
+        whole = place.stat().st_size == size and google_crc32c.value(tables) == checksum
         if not whole:
             raise Damaged(f"{os.fspath(path)!r} is damaged.")
         records = np.frombuffer(tables, RECORD, num_records)
         ends = records.nbytes + np.cumsum(records["id_length"])
         begins = ends - records["id_length"]
         ids = [tables[begin:end] for begin, end in zip(begins, ends, strict=True)]
-        frames = np.memmap(path, FRAME, "r", _HEADER.size + len(tables), (num_frames,))
+        begin = _HEADER.size + len(tables)
+        frames = np.memmap(place, FRAME, "r", begin, (num_frames,)) if num_frames else _NONE
         return cls(shard_size, records, ids, frames)
 
 
@@ -186,26 +190,31 @@ Place = tuple[int, int]  # where bytes begin and end
 def _parse(record: memoryview) -> tuple[Place, list[Place]]:
     """Finds the context, if any, with its tag and length, and the JPEGs in a `SequenceExample`."""
     contexts: list[Place] = []
-    jpegs: list[Place] = []
+    lists: list[Place] = []
     for field, start, begin, end in _fields(record, 0, len(record)):
         if field == 1:
             contexts.append((start, end))
         elif field == 2:
-            jpegs += _jpegs(record, begin, end)
-    if len(contexts) > 1:
-        raise ValueError(f"it has {len(contexts)} contexts.")
+            lists += _frame_lists(record, begin, end)
+    if len(contexts) > 1 or len(lists) > 1:
+        raise ValueError(f"it has {len(contexts)} contexts and {len(lists)} lists of frames.")
+    jpegs = [jpeg for frames in lists for jpeg in _values(record, *frames)]
     return contexts[0] if contexts else (0, 0), jpegs
 
 
-def _jpegs(record: memoryview, begin: int, end: int) -> Iterator[Place]:
-    """Yields the values of `schema.FRAMES` in a `FeatureLists`."""
+def _frame_lists(record: memoryview, begin: int, end: int) -> Iterator[Place]:
+    """Yields the lists of name `schema.FRAMES` in a `FeatureLists`."""
     for _, _, *entry in _fields(record, begin, end):  # of the map
         parts = {field: (begin, end) for field, _, begin, end in _fields(record, *entry)}
-        if bytes(record[slice(*parts[1])]) != schema.FRAMES.encode():
-            continue
-        for _, _, *feature in _fields(record, *parts[2]):
-            for _, _, *bytes_list in _fields(record, *feature):
-                yield from ((begin, end) for _, _, begin, end in _fields(record, *bytes_list))
+        if bytes(record[slice(*parts[1])]) == schema.FRAMES.encode():
+            yield parts[2]
+
+
+def _values(record: memoryview, begin: int, end: int) -> Iterator[Place]:
+    """Yields the values in a `FeatureList`, each of them a `Feature` with a `BytesList`."""
+    for _, _, *feature in _fields(record, begin, end):
+        for _, _, *bytes_list in _fields(record, *feature):
+            yield from ((begin, end) for _, _, begin, end in _fields(record, *bytes_list))
 
 
 def _fields(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:

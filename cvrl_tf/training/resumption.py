@@ -105,6 +105,13 @@ def check(
       ValueError: they differ. The message names each difference.
     """
     was = run_folder.facts(folder)
+    if was.get("train") and was["train"].get("order") != now["train"].get("order"):
+        raise ValueError(
+            f"The run in {str(folder)!r} began with an earlier version of cvrl_tf, which read the "
+            "records in another order. Finish it with that version, or begin a new run in another "
+            "--model_dir, with the weights of this one: "
+            f"--gin_param=\"settings.Checkpointing.initial='{folder}'\"."
+        )
     found = {
         name.removeprefix("settings."): values
         for key in _COMPARED
