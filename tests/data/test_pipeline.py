@@ -97,27 +97,46 @@ def numbers(batch: dict[str, np.ndarray]) -> list[int]:
     return np.round(batch["frames"].mean(axis=(1, 2, 3, 4, 5)) / 15).astype(int).tolist()
 
 
-def by_two_workers(make: Callable[[tf.distribute.InputContext], tf.data.Dataset]) -> list[dict]:
-    """Global batches of two, put together from two workers with a replica each."""
-    contexts = [tf.distribute.InputContext(2, worker, 2) for worker in range(2)]
-    parts = zip(*[take(make(context), 16) for context in contexts], strict=True)
+def by_workers(
+    make: Callable[[tf.distribute.InputContext], tf.data.Dataset], count: int, steps: int
+) -> list[dict]:
+    """Global batches, put together from workers with a replica each."""
+    contexts = [tf.distribute.InputContext(count, worker, count) for worker in range(count)]
+    parts = zip(*[take(make(context), steps) for context in contexts], strict=True)
     return [{name: np.concatenate([p[name] for p in each]) for name in each[0]} for each in parts]
 
 
-def test_two_workers_cover_an_epoch_of_three_shards(
-    three_shards: Path, one_worker: Contexts
+@pytest.mark.parametrize(
+    "workers",
+    [1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)],
+)
+def test_neither_workers_nor_shards_change_a_batch(
+    workers: int, three_shards: Path, tmp_path: Path, one_worker: Contexts
 ) -> None:
-    data = training(three_shards)  # 8 steps an epoch, one example left over
-    batches = by_two_workers(lambda context: data.train_batches(2, 0, 0, context))
-    assert_same(batches, take(data.train_batches(2, 0, 0, one_worker(1)), 16))
-    for epoch in (batches[:8], batches[8:]):
+    """Two steps an epoch, five examples left over."""
+    videos = [np.full((8, 32, 32, 3), 15 * i, np.uint8) for i in range(17)]
+    one_shard = training(write_records(tmp_path, videos, num_shards=1))
+    expected = take(one_shard.train_batches(6, 0, 0, one_worker(1)), 5)
+    data = training(three_shards)
+    batches = by_workers(lambda context: data.train_batches(6, 0, 0, context), workers, 5)
+    assert_same(batches, expected)
+    for epoch in (batches[:2], batches[2:4]):
         seen = [number for batch in epoch for number in numbers(batch)]
-        assert len(set(seen)) == len(seen) == 16
+        assert len(set(seen)) == len(seen) == 12
+
+
+@pytest.mark.slow
+def test_a_stream_resumes_anywhere(noise_records: Path, one_worker: Contexts) -> None:
+    data = training(noise_records)
+    whole = take(data.train_batches(5, 3, 0, one_worker(1)), 60)  # 3 steps an epoch
+    for step in np.random.default_rng(0).integers(0, 58, 20):
+        resumed = data.train_batches(5, 3, int(step), one_worker(1))
+        assert_same(take(resumed, 2), whole[step : step + 2])
 
 
 def test_two_workers_meet_each_example_once(three_shards: Path, one_worker: Contexts) -> None:
     data = training(three_shards)
-    batches = by_two_workers(lambda context: data.eval_batches(2, context))
+    batches = by_workers(lambda context: data.eval_batches(2, context), 2, 9)
     assert_same(batches, take(data.eval_batches(2, one_worker(1)), 16))
     assert len(batches) == 9
     seen = np.concatenate([numbers(batch) for batch in batches])
