@@ -93,7 +93,7 @@ def noise_video(length: int, height: int, width: int, seed: int) -> np.ndarray:
 def jpegs_of(encoded: decoding.EncodedVideo) -> list[bytes]:
     """The frames of an encoded video, out of the record that it makes."""
     shard = io.BytesIO()
-    size = encoded.jpegs.write_record(shard, {})
+    size = encoded.jpegs.write_record(shard, {}).length
     example = tf.train.SequenceExample.FromString(shard.getvalue()[12 : 12 + size])
     frames = example.feature_lists.feature_list[schema.FRAMES].feature
     return [frame.bytes_list.value[0] for frame in frames]

@@ -15,14 +15,12 @@ context has its CRC32C there, so what is read is checked without the rest of its
 import dataclasses
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-import tensorflow as tf
 from etils import epath
-from google.protobuf.message import DecodeError
 
 from cvrl_tf import files
 from cvrl_tf.data import schema
@@ -48,12 +46,30 @@ _NONE = np.zeros(0, FRAME)  # an empty file can't be mapped
 _HEADER = struct.Struct("<8sQQQQI4x")  # mark, shard, records, ids, frames, CRC of records and ids
 _MARK = b"CVRLIDX1"
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # of a TFRecord
-HEAD_BYTES = _HEAD.size  # that stand before a record
+HEAD_BYTES, TAIL_BYTES = _HEAD.size, _TAIL.size  # that stand before and behind a record
 _DELIMITED = 2  # wire type of bytes and messages
 
 
 class Damaged(ValueError):
     """A shard or an index can't be read. The message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One record of a shard.
+
+    Attributes:
+      offset, length: of the record.
+      context_offset: of its context, as in `RECORD`.
+      context: the bytes there.
+      frames: offset, length and CRC32C of each JPEG.
+    """
+
+    offset: int
+    length: int
+    context_offset: int
+    context: bytes
+    frames: Sequence[tuple[int, int, int]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +93,20 @@ class ShardIndex:
 
     def _content(self) -> tuple[int, bytes, list[bytes], bytes]:
         return self.shard_size, self.records.tobytes(), self.ids, self.frames.tobytes()
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], shard_size: int) -> "ShardIndex":
+        """Make the index of a shard of these records."""
+        rows: list[tuple[int, ...]] = []
+        ids: list[bytes] = []
+        frames: list[tuple[int, int, int]] = []
+        for entry in entries:
+            ids.append(_video_id(memoryview(entry.context)))
+            where = entry.offset, entry.length, entry.context_offset, len(entry.context)
+            checksum = google_crc32c.value(entry.context)
+            rows.append((*where, checksum, len(frames), len(entry.frames), len(ids[-1])))
+            frames += entry.frames
+        return cls(shard_size, np.array(rows, RECORD), ids, np.array(frames, FRAME))
 
     def save(self, path: epath.Path) -> None:
         """Write the index, whole or not at all."""
@@ -133,27 +163,14 @@ def scan(shard: str | os.PathLike[str]) -> ShardIndex:
     Raises:
       Damaged: a record is damaged, or no `SequenceExample`, or one with several contexts.
     """
-    rows: list[tuple[int, ...]] = []
-    ids: list[bytes] = []
-    frames: list[tuple[int, int, int]] = []
     with epath.Path(shard).open("rb") as file:
+        entries = []
         for number, (offset, record) in enumerate(_records(file, os.fspath(shard))):
             try:
-                (begin, end), places = _parse(record)
-                context = bytes(record[begin:end])
-                ids.append(_video_id(context))
-            except (ValueError, IndexError, DecodeError) as error:
+                entries.append(_entry(offset, record))
+            except (ValueError, IndexError, KeyError) as error:
                 raise Damaged(f"Record {number} of {os.fspath(shard)!r}: {error}") from error
-            where = offset, len(record), offset + begin, len(context)
-            rows.append(
-                (*where, google_crc32c.value(context), len(frames), len(places), len(ids[-1]))
-            )
-            frames += [
-                (offset + begin, end - begin, google_crc32c.value(bytes(record[begin:end])))
-                for begin, end in places
-            ]
-        size = file.tell()
-    return ShardIndex(size, np.array(rows, RECORD), ids, np.array(frames, FRAME))
+        return ShardIndex.of(entries, file.tell())
 
 
 def _records(file: BinaryIO, name: str) -> Iterator[tuple[int, memoryview]]:
@@ -187,34 +204,49 @@ def masked(checksum: int) -> int:
 Place = tuple[int, int]  # where bytes begin and end
 
 
-def _parse(record: memoryview) -> tuple[Place, list[Place]]:
-    """Finds the context, if any, with its tag and length, and the JPEGs in a `SequenceExample`."""
+def _entry(offset: int, record: memoryview) -> Entry:
+    """Finds the context and the frames in a `SequenceExample`."""
     contexts: list[Place] = []
     lists: list[Place] = []
     for field, start, begin, end in _fields(record, 0, len(record)):
         if field == 1:
             contexts.append((start, end))
         elif field == 2:
-            lists += _frame_lists(record, begin, end)
+            lists += _named(record, begin, end, schema.FRAMES)
     if len(contexts) > 1 or len(lists) > 1:
         raise ValueError(f"it has {len(contexts)} contexts and {len(lists)} lists of frames.")
-    jpegs = [jpeg for frames in lists for jpeg in _values(record, *frames)]
-    return contexts[0] if contexts else (0, 0), jpegs
+    begin, end = contexts[0] if contexts else (0, 0)
+    features = [feature for each in lists for _, _, *feature in _fields(record, *each)]
+    frames = [
+        (offset + first, last - first, google_crc32c.value(bytes(record[first:last])))
+        for feature in features
+        for first, last in _bytes_values(record, *feature)
+    ]
+    return Entry(offset, len(record), offset + begin, bytes(record[begin:end]), frames)
 
 
-def _frame_lists(record: memoryview, begin: int, end: int) -> Iterator[Place]:
-    """Yields the lists of name `schema.FRAMES` in a `FeatureLists`."""
-    for _, _, *entry in _fields(record, begin, end):  # of the map
-        parts = {field: (begin, end) for field, _, begin, end in _fields(record, *entry)}
-        if bytes(record[slice(*parts[1])]) == schema.FRAMES.encode():
+def _video_id(context: memoryview) -> bytes:
+    """Returns the id in a context, with its tag and length."""
+    for _, _, begin, end in _fields(context, 0, len(context)):
+        for feature in _named(context, begin, end, schema.VIDEO_ID):
+            for first, last in _bytes_values(context, *feature):
+                return bytes(context[first:last])
+    return b""
+
+
+def _named(data: memoryview, begin: int, end: int, name: str) -> Iterator[Place]:
+    """Yields the values with this key in a map, which is the only field of its message."""
+    for _, _, *entry in _fields(data, begin, end):
+        parts = {field: (begin, end) for field, _, begin, end in _fields(data, *entry)}
+        if bytes(data[slice(*parts[1])]) == name.encode():
             yield parts[2]
 
 
-def _values(record: memoryview, begin: int, end: int) -> Iterator[Place]:
-    """Yields the values in a `FeatureList`, each of them a `Feature` with a `BytesList`."""
-    for _, _, *feature in _fields(record, begin, end):
-        for _, _, *bytes_list in _fields(record, *feature):
-            yield from ((begin, end) for _, _, begin, end in _fields(record, *bytes_list))
+def _bytes_values(data: memoryview, begin: int, end: int) -> Iterator[Place]:
+    """Yields the values in the `BytesList` of a `Feature`."""
+    for field, _, *values in _fields(data, begin, end):
+        if field == 1:
+            yield from ((begin, end) for _, _, begin, end in _fields(data, *values))
 
 
 def _fields(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -244,9 +276,3 @@ def _varint(data: memoryview, begin: int) -> tuple[int, int]:
         if byte < 128:
             return number, begin
         shift += 7
-
-
-def _video_id(context: bytes) -> bytes:
-    features = tf.train.SequenceExample.FromString(context).context.feature
-    values = features[schema.VIDEO_ID].bytes_list.value
-    return values[0] if values else b""

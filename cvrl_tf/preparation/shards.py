@@ -22,6 +22,7 @@ from etils import epath
 
 from cvrl_tf import files
 from cvrl_tf.data import schema, shard_index
+from cvrl_tf.data.shard_index import ShardIndex
 from cvrl_tf.preparation import manifest, resources, tfrecord_writer
 from cvrl_tf.preparation.annotations import Video
 from cvrl_tf.preparation.decoding import (
@@ -234,19 +235,24 @@ def _write_shard(
       report: Called with what became of each video.
     """
     shard = job.output / name
-    outcomes = []
+    outcomes, entries = [], []
     with files.aside(shard) as aside:
         with aside.open("wb") as file:
             for video in videos:
-                outcomes.append(_write_video(video, name, job, file))
-                report(outcomes[-1])
+                outcome, entry = _write_video(video, name, job, file)
+                outcomes.append(outcome)
+                entries += [entry] if entry else []
+                report(outcome)
+            size = file.tell()
         manifest.write(manifest_of(job.output, name), [*outcomes, *given_up])
         if not all(outcome.reason for outcome in outcomes):
-            shard_index.scan(aside).save(shard_index.path_of(shard))
+            ShardIndex.of(entries, size).save(shard_index.path_of(shard))
             files.publish(aside, shard)
 
 
-def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
+def _write_video(
+    video: Video, shard: str, job: Job, file: BinaryIO
+) -> tuple[Outcome, shard_index.Entry | None]:
     """Appends a video to its shard, or gives the reason why it is skipped.
 
     Raises:
@@ -263,9 +269,9 @@ def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
             raise  # no fault of the video's
         _check_readable(video, error)
         reason = str(error) if isinstance(error, UnusableVideo) else repr(error)
-        return Outcome(video.name, video.label, shard, reason)
-    offset = file.tell()
-    return Outcome(
+        return Outcome(video.name, video.label, shard, reason), None
+    entry = encoded.jpegs.write_record(file, _context(video, job.labels, encoded))
+    outcome = Outcome(
         video.name,
         video.label,
         shard,
@@ -274,9 +280,10 @@ def _write_video(video: Video, shard: str, job: Job, file: BinaryIO) -> Outcome:
         frame_rate=encoded.frame_rate,
         height=encoded.height,
         width=encoded.width,
-        num_bytes=encoded.jpegs.write_record(file, _context(video, job.labels, encoded)),
-        offset=offset,
+        num_bytes=entry.length,
+        offset=entry.offset - shard_index.HEAD_BYTES,
     )
+    return outcome, entry
 
 
 def _check_readable(video: Video, error: Exception) -> None:

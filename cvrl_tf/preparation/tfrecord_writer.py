@@ -14,9 +14,9 @@ from typing import BinaryIO, cast
 
 import google_crc32c
 
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 
-FRAME_BYTES = 16  # of the frame of a TFRecord: 12 before the record and 4 behind it
+FRAME_BYTES = shard_index.HEAD_BYTES + shard_index.TAIL_BYTES  # of the frame of a TFRecord
 MAX_RECORD_BYTES = 2**31 - 2**20  # a protocol buffer ends at 2 GiB
 _IN_MEMORY = 2**25  # of JPEGs, 32 MiB; what is more goes to the folder for temporary files
 _CHUNK = 2**20
@@ -36,6 +36,7 @@ class Jpegs:
     def __init__(self) -> None:
         self.num_frames = 0
         self.num_bytes = 0
+        self._jpegs: list[tuple[int, int, int]] = []  # offset among the features, length, CRC32C
         self._features = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (lives as we do)
 
     def append(self, jpeg: bytes) -> None:
@@ -44,8 +45,11 @@ class Jpegs:
         self._features.write(feature)
         self.num_frames += 1
         self.num_bytes += len(feature)
+        # The JPEG is the end of its feature.
+        place = self.num_bytes - len(jpeg), len(jpeg)
+        self._jpegs.append((*place, google_crc32c.value(jpeg)))
 
-    def write_record(self, file: BinaryIO, context: Context) -> int:
+    def write_record(self, file: BinaryIO, context: Context) -> shard_index.Entry:
         """Appends these frames to a shard as one TFRecord of a `SequenceExample`.
 
         Args:
@@ -54,12 +58,13 @@ class Jpegs:
             which are not empty.
 
         Returns:
-          Size of the record, without its frame of 16 bytes.
+          Where it is, without its frame of 16 bytes.
 
         Raises:
           ValueError: a list is empty. Nothing is written.
         """
-        head = self._head(context)
+        context_field, lists = self._head(context)
+        head = context_field + lists
         size = len(head) + self.num_bytes
         length = struct.pack("<Q", size)
         file.write(length + _masked(google_crc32c.value(length)) + head)
@@ -69,7 +74,10 @@ class Jpegs:
             file.write(chunk)
             checksum = google_crc32c.extend(checksum, chunk)
         file.write(_masked(checksum))
-        return size
+        offset = file.tell() - shard_index.TAIL_BYTES - size
+        begin = offset + len(head)
+        frames = [(begin + start, length, crc) for start, length, crc in self._jpegs]
+        return shard_index.Entry(offset, size, offset, context_field, frames)
 
     def example(self, context: Context) -> bytes:
         """Returns these frames as one `SequenceExample`, all in memory.
@@ -81,10 +89,10 @@ class Jpegs:
           ValueError: a list is empty.
         """
         self._features.seek(0)
-        return self._head(context) + self._features.read()
+        return b"".join(self._head(context)) + self._features.read()
 
-    def _head(self, context: Context) -> bytes:
-        """Returns all of the `SequenceExample` that stands before the frames."""
+    def _head(self, context: Context) -> tuple[bytes, bytes]:
+        """Returns what stands before the frames in the `SequenceExample`: context, and the rest."""
         if empty := [key for key, value in context.items() if value == []]:
             raise ValueError(f"The lists {empty} of the context are empty: leave them out.")
         entries = (
@@ -94,7 +102,7 @@ class Jpegs:
         key = _field(1, schema.FRAMES.encode()) + _head(2, self.num_bytes)
         entry = _head(1, len(key) + self.num_bytes) + key
         lists = _head(2, len(entry) + self.num_bytes) + entry
-        return _field(1, b"".join(entries)) + lists
+        return _field(1, b"".join(entries)), lists
 
 
 def _varint(number: int) -> bytes:
@@ -127,6 +135,4 @@ def _feature(value: Value) -> bytes:
 
 
 def _masked(checksum: int) -> bytes:
-    """Masks a checksum as TFRecords do, so that a checksum of data that holds one is sound too."""
-    rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
-    return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
+    return struct.pack("<I", shard_index.masked(checksum))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.preparation import tfrecord_writer
 
 # No key may begin with another whole key: protobuf's implementations order those differently.
@@ -53,10 +53,11 @@ def test_bytes_are_those_of_tensorflow(
     for jpeg in jpegs:
         frames.append(jpeg)
     shard = io.BytesIO()
-    size = frames.write_record(shard, context)
+    entry = frames.write_record(shard, context)
     expected = by_tensorflow(context, jpegs).SerializeToString(deterministic=True)
     assert shard.getvalue()[12:-4] == expected
-    assert size == len(expected)
+    assert (entry.offset, entry.length) == (12, len(expected))
+    assert [shard.getvalue()[start : start + size] for start, size, _ in entry.frames] == jpegs
 
 
 def test_an_empty_list_has_no_type() -> None:
@@ -74,12 +75,17 @@ def test_files_are_those_of_tensorflow(tmp_path: Path) -> None:
     ]  # the last: 64 MiB
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
         for number, jpegs in enumerate(videos):
-            example = by_tensorflow({schema.NUM_FRAMES: number}, jpegs)
+            about = {schema.NUM_FRAMES: number, schema.VIDEO_ID: b"video %d" % number}
+            example = by_tensorflow(about, jpegs)
             writer.write(example.SerializeToString(deterministic=True))
+    entries = []
     with (tmp_path / "ours").open("wb") as shard:
         for number, jpegs in enumerate(videos):
             frames = tfrecord_writer.Jpegs()
             for jpeg in jpegs:
                 frames.append(jpeg)
-            frames.write_record(shard, {schema.NUM_FRAMES: number})
+            about = {schema.NUM_FRAMES: number, schema.VIDEO_ID: b"video %d" % number}
+            entries.append(frames.write_record(shard, about))
+        index = shard_index.ShardIndex.of(entries, shard.tell())
+    assert index == shard_index.scan(tmp_path / "ours") and index.ids[2] == b"video 2"
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
