@@ -11,19 +11,20 @@ import tf_keras as keras
 from conftest import ROOT, sampling
 
 from cvrl_tf import checkpoints
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.evaluation import frozen
 from cvrl_tf.models.resnet3d import ResNet3D
 from cvrl_tf.training.run import Run
 
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 RECIPES = [path for path in ALL if path.parts[1] != "common"]
+VIDEOS = 4_800
 DEMO_PROBE = Path("gin/demo/probe.gin")
 
 
 @pytest.fixture
 def parameters(tmp_path: Path) -> list[str]:
-    """A data set as big as Kinetics, as far as its facts go, and a checkpoint."""
+    """A data set of the classes of Kinetics, as far as its facts and indexes go."""
     names = ["train", "validation", "test", "train_1pct", "train_10pct"]
     shards = {name: f"{name}-00000-of-00001" for name in names}
     labels = [f"class {i}" for i in range(400)]
@@ -31,13 +32,16 @@ def parameters(tmp_path: Path) -> list[str]:
         labels,
         256,
         {
-            name: schema.SplitInfo({shard: 240_000}, 0, {}, dict.fromkeys(labels, 600), {})
+            name: schema.SplitInfo({shard: VIDEOS}, 0, {}, dict.fromkeys(labels, VIDEOS // 400), {})
             for name, shard in shards.items()
         },
     )
     info.save(tmp_path)
+    rows = np.zeros(VIDEOS, shard_index.RECORD)
+    index = shard_index.ShardIndex(0, rows, [b""] * VIDEOS, np.zeros(0, shard_index.FRAME))
     for shard in shards.values():
         (tmp_path / shard).touch()
+        index.save(shard_index.path_of(tmp_path / shard))
     return [f"DATA_DIR='{tmp_path}'"]
 
 
@@ -74,7 +78,7 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
         assert gin.get_configurable(frozen.FrozenEvaluation)().num_classes == 400
         return
     run = gin.get_configurable(Run)(model_dir=tmp_path / "new")
-    assert run.steps_per_epoch == 240_000 // run.global_batch
+    assert run.steps_per_epoch == VIDEOS // run.global_batch
     assert run.model.encoder.count_params() > 0
     if run.model.kind == "classify":
         assert run.model.classifier.units == 400

@@ -49,7 +49,7 @@ class Reader:
             rows.append(index.records)
             ids += index.ids
             shard += [number] * count
-        order = sorted(range(len(ids)), key=lambda row: (ids[row], row))
+        order = sorted(range(len(ids)), key=ids.__getitem__)
         self._records = np.concatenate(rows)[order]
         self._shard = np.array(shard)[order]
         starts = np.cumsum([0, *shards.values()])
