@@ -2,7 +2,7 @@
 
     python benchmarks/input_pipeline.py
 
-A sample is two views of 16 frames, stride 2, of a video of 300 frames of 340x256 at 25 KB each. For
+A sample is two views of 16 frames, stride 2, of a video of 300 frames of 340x256 at 26 KB each. For
 the probe it is one clip of 32 frames, which is cropped and flipped only. All contenders read the
 same files, which the page cache holds. The process is bound to one core, or two, so that all of its
 threads share them. A ratio is for 224x224 and one core unless its name says otherwise.
@@ -42,7 +42,8 @@ HEIGHT, WIDTH = 256, 340
 VIDEOS = 4
 STRIDE = 2
 FRAMES = 32  # in a sample
-SAMPLES = 20  # in a round
+WARM_UP = 32  # samples before a round
+SAMPLES = 64  # in a round
 ROUNDS = 5
 
 # Returns an iterator over samples.
@@ -50,7 +51,7 @@ Contender = Callable[[], Iterator]
 
 
 def write_records(folder: Path, videos: int) -> None:
-    """Write pans over textures, a shard each. Textures are enlarged by 4/3: JPEGs have 25 KB."""
+    """Write pans over textures, a shard each. Textures are enlarged by 4/3: JPEGs have 26 KB."""
     scene = (HEIGHT + preparation.LENGTH // 2, WIDTH + preparation.LENGTH)
     shards = [f"train-{seed:05d}-of-{videos:05d}" for seed in range(videos)]
     for seed, shard in enumerate(shards):
@@ -181,13 +182,13 @@ def alternate(contenders: dict[str, Contender]) -> dict[str, list[float]]:
     """Run the contenders in turn and return seconds for a sample by round.
 
     Each round makes new iterators, because the buffers of an old one fill up while others run. The
-    first two samples build graphs and do not count.
+    first samples build graphs and fill buffers, and do not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
             iterator = contender()
-            for _ in range(2):
+            for _ in range(WARM_UP):
                 next(iterator)
             begin = time.perf_counter()
             for _ in range(SAMPLES):
