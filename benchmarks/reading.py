@@ -3,7 +3,7 @@
     python benchmarks/reading.py
 
 A sample is two clips of 16 frames, stride 2, of a video of 300 frames of 340x256 at 30 KB each.
-There are 64 videos, each in its own shard. Each shard has 40 names, which count as other videos.
+There are 64 videos, each in its own shard. Each shard has 64 names, which count as other videos.
 The page cache holds the files unless the name says "cold". A process is bound to one core unless
 the name says otherwise.
 
@@ -38,7 +38,7 @@ from cvrl_tf import files
 from cvrl_tf.data import clips, pipeline, reading, shard_index, views
 
 VIDEOS = 64
-LINKS = 40  # names of each shard
+LINKS = 64  # names of each shard
 SAMPLES = 256
 BATCH = 8
 STEPS = 128
