@@ -17,6 +17,7 @@ start does not count, except where it says "cold" or "resume".
 """
 
 import dataclasses
+import functools
 import io
 import os
 import tempfile
@@ -217,10 +218,14 @@ def seconds_to_resume(folder: Path) -> dict[str, list[float]]:
     contenders = {"indexed": data.train_batches(BATCH, first_step=last), "whole": skipped}
     next(iter(data.train_batches(BATCH)))  # starts TensorFlow
     seconds = measure.alternate(
-        {name: lambda batches=batches: next(iter(batches)) for name, batches in contenders.items()},
+        {name: functools.partial(_first, batches) for name, batches in contenders.items()},
         rounds=3,
     )
     return {**seconds, "indexes": [loading]}
+
+
+def _first(batches: tf.data.Dataset) -> object:
+    return next(iter(batches))
 
 
 def bytes_by_worker(folder: Path) -> dict[str, list[int]]:
