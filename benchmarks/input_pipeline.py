@@ -2,19 +2,20 @@
 
     python benchmarks/input_pipeline.py
 
-A sample is two views of 16 frames, stride 2, of a video of 300 frames of 340x256 at 25 KB each. For
-the probe it is one clip of 32 frames, which is cropped and flipped only. All contenders start from
-the same serialized records in memory. A ratio is for 224x224 and one thread unless its name says
-otherwise.
+A sample is two views of 16 frames, stride 2, of a video of 300 frames of 340x256 at 26 KB each. For
+the probe it is one clip of 32 frames, which is cropped and flipped only. All contenders read the
+same files, which the page cache holds. The process is bound to one core, or two, so that all of its
+threads share them. A ratio is for 224x224 and one core unless its name says otherwise.
 
-garden: `Decoder` and `_process_image`, to float32, with the authors' photometric ops.
-host: our `Pipeline`, to uint8 and seeds, which is the input of the accelerator.
-whole: our `Pipeline` and the same photometric ops on the host.
-limit: decoding of the same number of whole frames.
+garden: its `InputReader`, `Decoder` and `Parser`, to float32, with the authors' photometric ops.
+host: our `Pipeline.train_batches`, to uint8 and seeds, which is the input of the accelerator.
+whole: our `Pipeline.train_batches` and the same photometric ops on the host.
+limit: the same frames, read as we do and decoded whole, and nothing else.
 torchvision, torchcodec: see torch_input.py. They run separately, so there is no ratio.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,61 +30,86 @@ import measure
 import numpy as np
 import preparation
 import tensorflow as tf
+from official.core import input_reader
+from official.projects.video_ssl.configs import video_ssl as garden_configs
 from official.projects.video_ssl.dataloaders import video_ssl_input as garden
 
 from cvrl_tf.augment.chain import Augmentation, Chain, ViewChains
 from cvrl_tf.augment.photometric import ColorJitter, GaussianBlur, Grayscale, Solarize
-from cvrl_tf.data import clips, pipeline, records, schema, views
+from cvrl_tf.data import clips, pipeline, records, schema, shard_index, views
 
 HEIGHT, WIDTH = 256, 340
 VIDEOS = 4
 STRIDE = 2
 FRAMES = 32  # in a sample
-SAMPLES = 20  # in a round
+WARM_UP = 32  # samples before a round
+SAMPLES = 64  # in a round
 ROUNDS = 5
 
 # Returns an iterator over samples.
 Contender = Callable[[], Iterator]
 
 
-def write_records(folder: Path) -> None:
-    """Write pans over textures. Textures are enlarged by 4/3 so that JPEGs have 25 KB."""
-    shard = "train-00000-of-00001"
+def write_records(folder: Path, videos: int) -> None:
+    """Write pans over textures, a shard each. Textures are enlarged by 4/3: JPEGs have 26 KB."""
     scene = (HEIGHT + preparation.LENGTH // 2, WIDTH + preparation.LENGTH)
-    with tf.io.TFRecordWriter(str(folder / shard)) as writer:
-        for seed in range(VIDEOS):
-            height, width = (s * 3 // 4 for s in scene)
-            coarse = preparation.texture(height, width, np.random.default_rng(seed))
-            pixels = tf.saturate_cast(tf.image.resize(coarse, scene, "bicubic"), tf.uint8)
-            example = tf.train.SequenceExample()
-            example.context.feature[schema.LABEL_INDEX].int64_list.value.append(0)
-            frames = example.feature_lists.feature_list[schema.FRAMES].feature
-            for t in range(preparation.LENGTH):
-                frame = pixels[t // 2 : t // 2 + HEIGHT, t : t + WIDTH]
-                jpeg = tf.io.encode_jpeg(frame, quality=95).numpy()
-                frames.add().bytes_list.value.append(jpeg)
+    shards = [f"train-{seed:05d}-of-{videos:05d}" for seed in range(videos)]
+    for seed, shard in enumerate(shards):
+        height, width = (s * 3 // 4 for s in scene)
+        coarse = preparation.texture(height, width, np.random.default_rng(seed))
+        pixels = tf.saturate_cast(tf.image.resize(coarse, scene, "bicubic"), tf.uint8)
+        example = tf.train.SequenceExample()
+        context = example.context.feature
+        context[schema.LABEL_INDEX].int64_list.value.append(0)
+        context[schema.VIDEO_ID].bytes_list.value.append(shard.encode())
+        frames = example.feature_lists.feature_list[schema.FRAMES].feature
+        for t in range(preparation.LENGTH):
+            frame = pixels[t // 2 : t // 2 + HEIGHT, t : t + WIDTH]
+            jpeg = tf.io.encode_jpeg(frame, quality=95).numpy()
+            frames.add().bytes_list.value.append(jpeg)
+        with tf.io.TFRecordWriter(str(folder / shard)) as writer:
             writer.write(example.SerializeToString())
-    split = schema.SplitInfo({shard: VIDEOS}, VIDEOS * preparation.LENGTH, {}, {}, {})
+        shard_index.scan(folder / shard).save(shard_index.path_of(folder / shard))
+    write_info(folder, shards)
+
+
+def write_info(folder: Path, shards: list[str]) -> None:
+    """Write the `dataset_info.json` of shards of one video each."""
+    counts = dict.fromkeys(shards, 1)
+    split = schema.SplitInfo(counts, len(shards) * preparation.LENGTH, {}, {}, {})
     schema.DatasetInfo([], HEIGHT, {"train": split}).save(folder)
 
 
-def serialized(folder: Path) -> tf.data.Dataset:
-    return records.in_order([str(folder / "train-00000-of-00001")]).cache().repeat()
+def of_garden(
+    folder: Path,
+    size: int = 224,
+    is_ssl: bool = True,
+    shuffle: int = 1,
+    sample: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
+) -> tf.data.Dataset:
+    """Return batches of one sample.
 
-
-def of_garden(folder: Path, threads: int, size: int, is_ssl: bool) -> tf.data.Dataset:
-    decoder = garden.Decoder(garden.IMAGE_KEY, garden.LABEL_KEY)
-
-    def sample(record: tf.Tensor) -> tf.Tensor:
-        return garden._process_image(
-            decoder.decode(record)[garden.IMAGE_KEY],
-            is_ssl=is_ssl,
-            num_frames=FRAMES // 2 if is_ssl else FRAMES,
-            stride=STRIDE,
-            crop_size=size,
-        )
-
-    return serialized(folder).map(sample, num_parallel_calls=threads).batch(1).prefetch(1)
+    Args:
+      folder: of the records.
+      size: side of a view, pixels.
+      is_ssl: two views, or else one.
+      shuffle: records in the buffer.
+      sample: what to do with a decoded record instead of the Garden's parser.
+    """
+    config = garden_configs.DataConfig(
+        input_path=str(folder / "train-*"),
+        is_ssl=is_ssl,
+        feature_shape=(FRAMES // 2 if is_ssl else FRAMES, size, size, 3),
+        temporal_stride=STRIDE,
+        num_classes=1,
+        global_batch_size=1,
+        shuffle_buffer_size=shuffle,
+    )
+    return input_reader.InputReader(
+        config,
+        decoder_fn=garden.Decoder(garden.IMAGE_KEY, garden.LABEL_KEY).decode,
+        parser_fn=sample or garden.Parser(config).parse_fn(is_training=True),
+    ).read()
 
 
 def photometric() -> ViewChains:
@@ -98,42 +124,27 @@ def photometric() -> ViewChains:
 
 
 def of_ours(
-    folder: Path,
-    threads: int,
-    sampler: clips.ClipSampler,
-    size: int,
-    augment: ViewChains | None = None,
+    folder: Path, sampler: clips.ClipSampler, size: int, augment: ViewChains | None = None
 ) -> tf.data.Dataset:
     crop = views.RandomResizedCrop(size)
-    data = pipeline.Pipeline(folder, sampler, crop, augment=augment)
-
-    def sample(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        return data._example(position, ("", record), limit=tf.int64.max, seed=0)
-
-    numbered = serialized(folder).enumerate()
-    return numbered.map(sample, num_parallel_calls=threads).batch(1).prefetch(1)
+    return pipeline.Pipeline(folder, sampler, crop, augment=augment).train_batches(1)
 
 
-def of_limit(folder: Path, threads: int) -> tf.data.Dataset:
-    frames = records.parse(next(iter(serialized(folder))))["frames"][:FRAMES]
+def of_limit(folder: Path, sampler: clips.ClipSampler) -> tf.data.Dataset:
+    data = pipeline.Pipeline(folder, sampler, views.RandomResizedCrop(224))
 
-    def sample(jpegs: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(tf.io.decode_jpeg, jpegs, fn_output_signature=tf.uint8)
+    def sample(position: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        jpegs = data._examples.read(position, number, seed=0)["jpegs"]
+        return tf.map_fn(tf.io.decode_jpeg, tf.reshape(jpegs, [-1]), fn_output_signature=tf.uint8)
 
-    once = tf.data.Dataset.from_tensors(frames)
-    return once.repeat().map(sample, num_parallel_calls=threads).prefetch(1)
-
-
-def on_threads(data: tf.data.Dataset, threads: int) -> Contender:
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    return data.with_options(options).__iter__
+    order = data._training_order(global_batch=1, seed=0, first_step=0)
+    return order.map(sample, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def of_torch(folder: Path) -> dict[str, float | str]:
     """Return milliseconds for the first video, or what is not installed."""
-    frames = records.parse(next(iter(serialized(folder))))["frames"]
+    shard = str(next(folder.glob("train-*")))
+    frames = records.parse(next(iter(records.in_order([shard]))))["frames"]
     for t, jpeg in enumerate(frames.numpy()):
         (folder / f"{t:03d}.jpg").write_bytes(jpeg)
     command = [preparation.FFMPEG, "-loglevel", "error", "-i", str(folder / "%03d.jpg")]
@@ -146,24 +157,23 @@ def of_torch(folder: Path) -> dict[str, float | str]:
     return json.loads(done.stdout)
 
 
-def cases(folder: Path, threads: int) -> dict[str, dict[str, Contender]]:
+def cases(folder: Path, cores: int) -> dict[str, dict[str, Contender]]:
     """Return contenders by case and name. Those of a case take turns."""
+    pair = clips.DecreasingPair(FRAMES // 2, STRIDE)
 
     def pretraining(size: int) -> dict[str, Contender]:
-        pair = clips.DecreasingPair(FRAMES // 2, STRIDE)
         return {
-            "garden": on_threads(of_garden(folder, threads, size, is_ssl=True), threads),
-            "host": on_threads(of_ours(folder, threads, pair, size), threads),
-            "whole": on_threads(of_ours(folder, threads, pair, size, photometric()), threads),
+            "garden": of_garden(folder, size).__iter__,
+            "host": of_ours(folder, pair, size).__iter__,
+            "whole": of_ours(folder, pair, size, photometric()).__iter__,
         }
 
-    at_224 = {**pretraining(224), "limit": on_threads(of_limit(folder, threads), threads)}
-    if threads > 1:
-        return {f"{threads}_threads": at_224}
-    one = clips.UniformClips(FRAMES, STRIDE, 1)
+    at_224 = {**pretraining(224), "limit": of_limit(folder, pair).__iter__}
+    if cores > 1:
+        return {f"{cores}_threads": at_224}
     probe = {
-        "garden": on_threads(of_garden(folder, threads, 224, is_ssl=False), threads),
-        "host": on_threads(of_ours(folder, threads, one, 224), threads),
+        "garden": of_garden(folder, is_ssl=False).__iter__,
+        "host": of_ours(folder, clips.UniformClips(FRAMES, STRIDE, 1), 224).__iter__,
     }
     return {"224": at_224, "112": pretraining(112), "probe": probe}
 
@@ -172,13 +182,13 @@ def alternate(contenders: dict[str, Contender]) -> dict[str, list[float]]:
     """Run the contenders in turn and return seconds for a sample by round.
 
     Each round makes new iterators, because the buffers of an old one fill up while others run. The
-    first two samples build graphs and do not count.
+    first samples build graphs and fill buffers, and do not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
             iterator = contender()
-            for _ in range(2):
+            for _ in range(WARM_UP):
                 next(iterator)
             begin = time.perf_counter()
             for _ in range(SAMPLES):
@@ -189,28 +199,32 @@ def alternate(contenders: dict[str, Contender]) -> dict[str, list[float]]:
     return seconds
 
 
-def seconds_of(folder: Path, threads: int) -> dict[str, dict[str, list[float]]]:
+def seconds_of(folder: Path, cores: int) -> dict[str, dict[str, list[float]]]:
     """Return seconds for a sample in each round, by case and contender.
 
-    Call this in a process of its own: the thread pools of TensorFlow can't be changed later.
+    Call this in a process of its own, before TensorFlow has threads there.
     """
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    bind(cores)
     found = {}
-    for case, contenders in cases(folder, threads).items():
+    for case, contenders in cases(folder, cores).items():
         print(f"{case}:", file=sys.stderr)
         found[case] = alternate(contenders)
     return found
+
+
+def bind(cores: int) -> None:
+    """Bind this process to some cores. TensorFlow's pools and tf.data's tuning go by them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def main() -> None:
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_records(folder)
-        for threads in (1, 2):
+        write_records(folder, VIDEOS)
+        for cores in (1, 2):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                found |= process.submit(seconds_of, folder, threads).result()
+                found |= process.submit(seconds_of, folder, cores).result()
         with_torch = of_torch(folder)
     ratios = {"jpeg_limit": measure.speed_up(found["224"], "host", "limit")}
     for case, seconds in found.items():
