@@ -61,7 +61,7 @@ SIGNALS: dict[str, tuple[list[int], tuple[int, ...], int]] = {
     "TERM": ([signal.SIGTERM], (75,), 0),
     "INT": ([signal.SIGINT], (130,), 0),
     # The second one saves nothing: two steps since the last checkpoint, and the one that is logged.
-    "INT twice": ([signal.SIGINT, signal.SIGINT], (130,), 3),
+    "INT twice": ([signal.SIGINT, signal.SIGINT], (130, -signal.SIGINT), 3),
     "HUP": ([signal.SIGHUP], (75,), 0),
     "PIPE": ([], (75,), 2),
     "USR1": ([signal.SIGUSR1], (75,), 0),
