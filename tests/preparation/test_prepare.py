@@ -16,7 +16,7 @@ from conftest import jpegs_of
 from etils import epath
 
 from cvrl_tf import files
-from cvrl_tf.data import records, schema
+from cvrl_tf.data import records, schema, shard_index
 from cvrl_tf.preparation import (
     annotations,
     decoding,
@@ -204,7 +204,10 @@ def test_dataset_info_counts_what_was_written(prepared: tuple[Path, schema.Split
     assert split.frame_rates == {"12.5": 1, "25": 4}
     assert len(split.skipped) == 5
     beside = ["train_manifest.jsonl", "train_options.json", schema.INFO_FILE]
-    assert sorted(path.name for path in output.iterdir()) == sorted([*beside, *split.shards])
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        [*beside, "index", *split.shards]
+    )
+    assert {path.name for path in (output / "index").iterdir()} == set(split.shards)
 
 
 def test_manifest_has_every_input_once(prepared: tuple[Path, schema.SplitInfo]) -> None:
@@ -323,6 +326,11 @@ def write_here(todo: dict[str, list[annotations.Video]], job: shards.Job) -> Non
         shards._write_shard(name, videos, [], job, lambda outcome: None)
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
 def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     from cvrl_tf.preparation import beam
 
@@ -335,7 +343,7 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
     def contents(name: str, **arguments: Any) -> dict[str, bytes]:
         arguments |= {"frames": FrameOptions(48), "num_shards": 3, "name": "mine"}
         prepare.prepare(videos, tmp_path / name, **arguments)
-        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        return files_in(tmp_path / name)
 
     one = contents("one", write=write_here)
     assert contents("two", write=functools.partial(shards.write_shards, workers=2)) == one
@@ -346,7 +354,10 @@ def test_bytes_depend_on_the_seed_and_not_on_who_writes(tmp_path: Path) -> None:
         assert schema.DatasetInfo.load(tmp_path / "tasks").splits == {}
     assert contents("tasks", write=write_here, part=(1, 3)) == one
     assert contents("seed", write=write_here, seed=1) != one
-    assert len(one) == 3 + 3  # shards; info, manifest and options
+    assert len(one) == 3 + 3 + 3  # shards and their indexes; info, manifest and options
+    for name in schema.DatasetInfo.load(tmp_path / "one").split("train").shards:
+        index = shard_index.ShardIndex.load(tmp_path / "one" / "index" / name)
+        assert index == shard_index.scan(tmp_path / "one" / name)
     assert read_split(tmp_path / "one").keys() == read_split(tmp_path / "seed").keys()
 
 

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.preparation import annotations, manifest, prepare, shards, subsets, verification
 from cvrl_tf.preparation.decoding import FrameOptions
 
@@ -78,6 +78,10 @@ def examples_of(shard: Path) -> list[tf.train.SequenceExample]:
     return [tf.train.SequenceExample.FromString(record.numpy()) for record in records]
 
 
+def index(shard: Path) -> None:
+    shard_index.scan(shard).save(shard_index.path_of(shard))
+
+
 def change(shard: Path, number: int, edit: Callable[[tf.train.SequenceExample], object]) -> str:
     """Edit one record of a shard, with correct checksums, and return the id of its video."""
     examples = examples_of(shard)
@@ -85,6 +89,7 @@ def change(shard: Path, number: int, edit: Callable[[tf.train.SequenceExample], 
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for example in examples:
             writer.write(example.SerializeToString())
+    index(shard)
     return examples[number].context.feature[schema.VIDEO_ID].bytes_list.value[0].decode()
 
 
@@ -152,6 +157,9 @@ def test_a_shard_that_ends_between_records_is_found(folder: Path, left: int) -> 
     sizes = [16 + example.ByteSize() for example in examples_of(folder / SECOND)]
     (folder / SECOND).write_bytes(content[: sum(sizes[:left])])
     found = problems(folder)
+    assert found.pop(1).startswith(f"{SECOND}: its index is of another shard; see tools/index_")
+    index(folder / SECOND)
+    assert problems(folder) == found
     assert found[0] == f"{SECOND}: {left} records, but dataset_info.json says 3"
     assert f"{SECOND}: {3 - left} videos that train_manifest.jsonl says are in it" in found[1]
     assert any(problem.startswith("dataset_info.json, train, num_frames: 51") for problem in found)
@@ -184,6 +192,7 @@ def test_a_shard_of_another_run_in_place_of_ours_is_found(
     assert any(problem.startswith(f"{SECOND}: ") and "in no shard" in problem for problem in found)
 
     shutil.copy(prepared(videos, tmp_path / "rough", quality=50) / SECOND, folder / SECOND)
+    index(folder / SECOND)
     found = problems(folder)
     assert len(found) == 3 and all("num_bytes is" in problem for problem in found)
 
@@ -370,9 +379,22 @@ def test_the_remedy_works(folder: Path, good: Path, videos: Path) -> None:
     edit_info(folder, lambda info: info.splits.pop("train"))
     prepared(videos, folder)
     assert not problems(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        path.name: path.read_bytes() for path in good.iterdir()
-    }
+    ours, expected = (
+        {path.relative_to(each): path.read_bytes() for path in each.rglob("*") if path.is_file()}
+        for each in (folder, good)
+    )
+    assert ours == expected
+
+
+def test_a_missing_or_damaged_index_is_found(folder: Path) -> None:
+    path = shard_index.path_of(folder / SECOND)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    (problem,) = problems(folder)
+    assert problem == f"{SECOND}: {str(path)!r} is damaged."
+    path.unlink()
+    (problem,) = problems(folder)
+    assert problem == f"{SECOND}: has no index; see tools/index_tfrecords.py"
 
 
 def test_errors_name_the_remedy(folder: Path, tmp_path: Path) -> None:

@@ -248,9 +248,7 @@ def test_a_damaged_record_ends_the_run_or_is_passed_over(
     folder = tmp_path / "damaged"
     shutil.copytree(noise_records, folder)
     shard = folder / "train-00000-of-00002"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    os.truncate(shard, shard.stat().st_size // 2)
 
     def data(**policy: bool) -> pipeline.Pipeline:
         return pipeline.Pipeline(
