@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import reading, record_views, records, views
+from cvrl_tf.data import reading, record_views, views
 
 # Which draw a seed is for; folded into the seed of the example.
 _CLIPS, _CROPS, _PHOTOMETRIC = range(3)
@@ -32,13 +32,20 @@ class Examples:
         """Views of an example."""
         return self.clips.num_clips * self.crop.num_crops
 
-    def read(self, position: tf.Tensor, source: tf.Tensor, seed: int) -> dict[str, tf.Tensor]:
+    def read(
+        self,
+        position: tf.Tensor,
+        number: tf.Tensor,
+        seed: int,
+        whole: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
         """Choose the frames and read them.
 
         Args:
           position: int64 []; all draws depend on it and on the seed.
-          source: int64 [], number of the record; or string [], the whole record.
+          number: int64 [], of the record.
           seed: of the run.
+          whole: string [], the record of `Reader.whole`, where no Python can read a part of it.
 
         Returns:
           A dict: jpegs, string [V, T]; label; and what `Pipeline` returns of each clip.
@@ -46,14 +53,14 @@ class Examples:
         Raises:
           InvalidArgumentError: the record can't be read or is damaged.
         """
-        is_whole = source.dtype == tf.string
-        record = records.parse(source) if is_whole else self.reader.record(source)
+        reader = self.reader
+        record = reader.record(number) if whole is None else reader.parsed(number, whole)
         clip_seed = _draw(position, seed, _CLIPS, 1)[0]
         placed = record_views.placed(record, self.clips, clip_seed, self.fps)
-        if is_whole:
-            jpegs = tf.gather(record["frames"], placed.frames)
+        if whole is None:
+            jpegs = reader.jpegs(number, placed.frames)
         else:
-            jpegs = self.reader.jpegs(source, placed.frames)
+            jpegs = tf.gather(record["frames"], placed.frames)
         return {
             "jpegs": jpegs,
             "positions": placed.positions,

@@ -266,11 +266,12 @@ class Pipeline:
             mine = numbered.enumerate().filter(lambda i, _: i // size % count == index)
             return mine.map(lambda _, item: item)
 
-        def read(number: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tuple:
-            return number, item[0], self._examples.read(*item, seed)
+        def read(place: tf.Tensor, item: tuple[tf.Tensor, ...]) -> tuple:
+            whole = item[2] if len(item) > 2 else None
+            return place, item[0], self._examples.read(item[0], item[1], seed, whole)
 
-        def decode(number: tf.Tensor, position: tf.Tensor, read: dict) -> tuple[tf.Tensor, dict]:
-            return number, self._examples.decode(position, read, limit, seed)
+        def decode(place: tf.Tensor, position: tf.Tensor, read: dict) -> tuple[tf.Tensor, dict]:
+            return place, self._examples.decode(position, read, limit, seed)
 
         def examples(sources: tf.data.Dataset, reads: int) -> tf.data.Dataset:
             made = (
@@ -303,9 +304,9 @@ class Pipeline:
         return tf.data.Dataset.choose_from_datasets(turns, in_turn).prefetch(tf.data.AUTOTUNE)
 
     def _whole(self, numbered: tf.data.Dataset) -> tf.data.Dataset:
-        """Puts whole records in the place of numbers: servers can't call Python."""
+        """Adds whole records to positions and numbers: servers can't call Python."""
         return numbered.interleave(
-            lambda position, number: self._reader.whole(number).map(lambda r: (position, r)),
+            lambda *item: self._reader.whole(item[1]).map(lambda record: (*item, record)),
             cycle_length=_RECORDS_IN_FLIGHT,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,

@@ -120,6 +120,22 @@ class Reader:
         unreadable = tf.data.Dataset.from_tensors(b"")
         return found.take(1).ignore_errors().concatenate(unreadable).take(1)
 
+    def parsed(self, number: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Parse what `whole` has read; see `records.parse`.
+
+        Args:
+          number: int64 [].
+          serialized: string [].
+
+        Raises:
+          InvalidArgumentError: it could not be read, or is damaged.
+        """
+        row = tf.strings.as_string(tf.gather(self._row, number))
+        path = tf.gather(self._paths, tf.gather(self._shard, number))
+        fault = tf.strings.join(["record ", row, " of ", path, " can't be read"])
+        with tf.control_dependencies([_none(tf.where(serialized == "", fault, ""))]):
+            return records.parse(serialized)
+
     def fault(self, number: int, message: str) -> str:
         """Say what is wrong with a record.
 

@@ -20,7 +20,7 @@ from typing import Any
 from etils import epath
 
 from cvrl_tf import files
-from cvrl_tf.data import schema
+from cvrl_tf.data import schema, shard_index
 from cvrl_tf.preparation import manifest
 from cvrl_tf.preparation.annotations import IGNORED, Video
 from cvrl_tf.preparation.decoding import FrameOptions
@@ -150,7 +150,7 @@ def _deal(videos: list[Video], split: str, num_shards: int, seed: int) -> dict[s
 
 def _remove_unfinished(folder: epath.Path, shards: list[str]) -> None:
     """Deletes what killed workers have left of these shards, and nothing that one is at."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in [*folder.glob(".*.tmp"), *folder.glob(f"{shard_index.FOLDER}/.*.tmp")]:
         is_ours = leftover.name.lstrip(".")[: len(shards[0])] in shards
         if is_ours and files.is_abandoned(leftover):
             leftover.unlink(missing_ok=True)

@@ -15,8 +15,8 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-# What the data pipeline says of a record; see `data.pipeline`.
-_UNREADABLE = r"can't be read:\W*(record \d+ of [^\s\]]+)"
+# What `data.reading` says of a record, as TensorFlow quotes it.
+_UNREADABLE = r"(record \d+ of .+?)(?: can\\?'t be read|: (?:its context|frame \d+) is damaged)"
 # What TensorFlow quotes when the system refuses to write.
 _OF_DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),

@@ -102,7 +102,8 @@ def flags(videos: Path, output: Path, *more: str) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Files by name, but for hidden ones, which a killed process may leave."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_tasks_at_the_same_time(
             assert refused <= (number % 2 == 0), outcomes
             prepare(child_environment, videos, output)
             assert contents(output) == undisturbed[0]
-            assert not list(output.glob(".*")), list(output.glob(".*"))
+            assert not list(output.rglob(".*")), list(output.rglob(".*"))
         shutil.rmtree(output)
 
 
@@ -323,7 +324,7 @@ def test_a_rename_fails_half_way(
             complained = run.communicate(timeout=PATIENCE)[1]
             assert run.returncode == 1 and "directory" in complained, complained
             assert "Traceback" not in complained, complained
-            assert not list(output.glob(".*.tmp"))
+            assert not list(output.rglob(".*.tmp"))
             shutil.rmtree(blocked)
             prepare(child_environment, videos, output)
             assert contents(output) == undisturbed[0]

@@ -101,7 +101,8 @@ def many_videos(folder: Path, count: int) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Files by name, but for hidden ones, which a killed process may leave."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @pytest.mark.slow
