@@ -354,7 +354,7 @@ def test_a_flipped_byte_is_named_where_the_frame_is_used(
     shutil.copytree(three_shards, folder)
     shard = folder / "train-00001-of-00003"
     index = shard_index.ShardIndex.load(shard_index.path_of(shard))
-    first = index.records["first_frame"][2]
+    first = int(index.records["first_frame"][2])
     content = bytearray(shard.read_bytes())
     content[int(index.frames["offset"][first + 5]) + 99] ^= 1
     shard.write_bytes(content)
