@@ -69,7 +69,12 @@ class Examples:
         }
 
     def decode(
-        self, position: tf.Tensor, read: dict[str, tf.Tensor], limit: int, seed: int
+        self,
+        position: tf.Tensor,
+        read: dict[str, tf.Tensor],
+        limit: int,
+        seed: int,
+        resize: Callable[..., tf.Tensor] = views.by_tensorflow,
     ) -> dict[str, tf.Tensor]:
         """Make the views.
 
@@ -77,6 +82,7 @@ class Examples:
           position, seed: as of `read`.
           read: what it returned.
           limit: what stands there or later has weight 0.
+          resize: as of `views.extract`.
 
         Returns:
           An example of `Pipeline`.
@@ -84,9 +90,8 @@ class Examples:
         Raises:
           InvalidArgumentError: a frame doesn't decode.
         """
-        frames = views.extract(
-            read["jpegs"], self.crop, _draw(position, seed, _CROPS, self.clips.num_clips)
-        )
+        crop_seeds = _draw(position, seed, _CROPS, self.clips.num_clips)
+        frames = views.extract(read["jpegs"], self.crop, crop_seeds, resize)
         seeds = _draw(position, seed, _PHOTOMETRIC, self.num_views)
         if self.augment is not None:
             frames = self.augment(frames[tf.newaxis], seeds[tf.newaxis])

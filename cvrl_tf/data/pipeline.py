@@ -71,7 +71,7 @@ class Pipeline:
             much.
           servers: addresses of machines that run tools/data_server.py and prepare the training
             batches in turn; they must reach the records under the same path. By default this
-            machine does.
+            machine does, which resizes faster: one pixel in eight is another there, by 1 of 255.
           skip_damaged: pass over records that can't be read or decoded, which otherwise end the
             run. The batches behind one are then made of other examples.
 
@@ -169,8 +169,9 @@ class Pipeline:
         """
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
         numbered = self._training_order(global_batch, seed, first_step)
+        resize = views.by_tensorflow if self._servers else views.by_opencv
         return self._batches(
-            numbered, global_batch, seed, context, limit=tf.int64.max, servers=self._servers
+            numbered, global_batch, seed, context, tf.int64.max, self._servers, resize
         )
 
     def _training_order(self, global_batch: int, seed: int, first_step: int) -> tf.data.Dataset:
@@ -252,6 +253,7 @@ class Pipeline:
         context: tf.distribute.InputContext,
         limit: int,
         servers: Sequence[str] = (),
+        resize: Callable[..., tf.Tensor] = views.by_tensorflow,
     ) -> tf.data.Dataset:
         """This worker's part of each global batch, in batches for one replica.
 
@@ -271,7 +273,7 @@ class Pipeline:
             return place, item[0], self._examples.read(item[0], item[1], seed, whole)
 
         def decode(place: tf.Tensor, position: tf.Tensor, read: dict) -> tuple[tf.Tensor, dict]:
-            return place, self._examples.decode(position, read, limit, seed)
+            return place, self._examples.decode(position, read, limit, seed, resize)
 
         def examples(sources: tf.data.Dataset, reads: int) -> tf.data.Dataset:
             made = (

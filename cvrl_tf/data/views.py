@@ -5,7 +5,11 @@ int32 [C, 4] as (top, left, height, width), and flips bool [C], for the C crops 
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
+import cv2
+import numpy as np
 import tensorflow as tf
 
 Windows = tuple[tf.Tensor, tf.Tensor]
@@ -108,30 +112,77 @@ def _windows(crop: Crop, frame_size: tf.Tensor, seeds: tf.Tensor, num_frames: in
     return tf.broadcast_to(by_frame, [*full, 4]), tf.broadcast_to(flip_by_frame, full)
 
 
-def extract(jpegs: tf.Tensor, crop: Crop, seeds: tf.Tensor) -> tf.Tensor:
+def by_tensorflow(pixels: tf.Tensor, size: int, flip: tf.Tensor) -> tf.Tensor:
+    """Resize frames, bilinearly and without antialiasing, and perhaps flip them.
+
+    Args:
+      pixels: uint8 [N, height, width, 3].
+      size: of the result.
+      flip: bool [], whether to exchange left and right.
+
+    Returns:
+      uint8 [N, size, size, 3].
+    """
+    resized = tf.image.resize(pixels, [size, size])
+    rounded = tf.cast(resized + 0.5, tf.uint8)  # tf.round and saturate_cast take twice as long
+    return tf.cond(flip, lambda: tf.reverse(rounded, [2]), lambda: rounded)
+
+
+def by_opencv(pixels: tf.Tensor, size: int, flip: tf.Tensor) -> tf.Tensor:
+    """Do what `by_tensorflow` does in a third of the time.
+
+    One pixel in eight is another, by 1. The service of tf.data and exports can't call Python.
+    """
+    resized = functools.partial(_by_opencv, size=size)
+    return tf.numpy_function(resized, [pixels, flip], tf.uint8, stateful=False)
+
+
+def _by_opencv(pixels: np.ndarray, flip: np.bool_, size: int) -> np.ndarray:
+    views = np.empty((len(pixels), size, size, 3), np.uint8)
+    for frame, view in zip(pixels, views, strict=True):
+        cv2.resize(frame, (size, size), dst=view, interpolation=cv2.INTER_LINEAR)
+        if flip:
+            cv2.flip(view, 1, dst=view)
+    return views
+
+
+def extract(
+    jpegs: tf.Tensor,
+    crop: Crop,
+    seeds: tf.Tensor,
+    resize: Callable[[tf.Tensor, int, tf.Tensor], tf.Tensor] = by_tensorflow,
+) -> tf.Tensor:
     """Decode the views of one video.
 
     Args:
       jpegs: string [V, T], the frames of clips, of one size; V and T are static.
       crop: makes C crops of each clip.
       seeds: int32 [V, 2], one a clip.
+      resize: `by_tensorflow` or `by_opencv`.
 
     Returns:
-      uint8 [V * C, T, size, size, 3], RGB; bilinear, without antialiasing.
+      uint8 [V * C, T, size, size, 3], RGB.
     """
     num_clips, num_frames = jpegs.shape
     frame_size = tf.image.extract_jpeg_shape(jpegs[0, 0])[:2]
     windows, flips = _windows(crop, frame_size, seeds, num_frames)
     # A clip's frames stand behind each of its crops.
     jpegs = tf.broadcast_to(jpegs[:, tf.newaxis], [num_clips, crop.num_crops, num_frames])
+    alike = 1 if crop.per_frame else num_frames  # frames with the same window, one after another
 
     def cut(chosen: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        jpeg, window, flip = chosen
-        pixels = tf.io.decode_and_crop_jpeg(jpeg, window, channels=3)
-        pixels = tf.image.resize(pixels, [crop.size, crop.size])
-        rounded = tf.cast(pixels + 0.5, tf.uint8)  # tf.round and saturate_cast take twice as long
-        return tf.cond(flip, lambda: tf.reverse(rounded, [1]), lambda: rounded)
+        jpegs, window, flip = chosen
+        pixels = tf.map_fn(
+            lambda jpeg: tf.io.decode_and_crop_jpeg(jpeg, window, channels=3),
+            jpegs,
+            fn_output_signature=tf.uint8,
+        )
+        return resize(pixels, crop.size, flip)
 
-    flat = (tf.reshape(jpegs, [-1]), tf.reshape(windows, [-1, 4]), tf.reshape(flips, [-1]))
+    flat = (
+        tf.reshape(jpegs, [-1, alike]),
+        tf.reshape(windows[:, :, ::alike], [-1, 4]),
+        tf.reshape(flips[:, :, ::alike], [-1]),
+    )
     views = tf.map_fn(cut, flat, fn_output_signature=tf.uint8)
     return tf.reshape(views, [num_clips * crop.num_crops, num_frames, crop.size, crop.size, 3])

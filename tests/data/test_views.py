@@ -1,5 +1,7 @@
 """Views: right frames, right pixels, and one draw a clip."""
 
+from collections.abc import Callable
+
 import hypothesis
 import numpy as np
 import pytest
@@ -32,11 +34,15 @@ def test_ramp_tells_which_frames_were_taken() -> None:
     np.testing.assert_allclose(values.mean(axis=(2, 3, 4)) / 4, indices, atol=0.3)
 
 
-def test_window_of_the_crop_is_what_the_view_shows() -> None:
+@pytest.mark.parametrize(("resize", "atol"), [(views.by_tensorflow, 0.501), (views.by_opencv, 1)])
+def test_window_of_the_crop_is_what_the_view_shows(
+    resize: Callable[..., tf.Tensor], atol: float
+) -> None:
     video = noise_video(3, 48, 64, seed=0)
     frames, crop = jpegs(video), views.RandomResizedCrop(24)
     for salt in range(6):
-        got = views.extract(tf.gather(frames, tf.constant([[0, 1, 2]])), crop, seeds(1, salt))[0]
+        chosen = tf.gather(frames, tf.constant([[0, 1, 2]]))
+        (got,) = views.extract(chosen, crop, seeds(1, salt), resize)
         window, flip = crop(tf.constant([48, 64]), seeds(1, salt)[0])
         top, left, height, width = window[0].numpy()
         for index in range(3):
@@ -47,8 +53,21 @@ def test_window_of_the_crop_is_what_the_view_shows() -> None:
                 expected = expected[:, ::-1]
             # A decoder that starts at the window has no neighbor to interpolate color from at
             # its left and right edge, so those two columns differ a little.
-            np.testing.assert_allclose(got[index, :, 1:-1], expected[:, 1:-1], atol=0.5 + 1e-3)
+            np.testing.assert_allclose(got[index, :, 1:-1], expected[:, 1:-1], atol=atol)
             np.testing.assert_allclose(got[index], expected, atol=25)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_opencv_resizes_as_tensorflow(per_frame: bool) -> None:
+    """At most 1 of 255 apart, in few pixels, at the size of the records that we make."""
+    frames = tf.reshape(jpegs(noise_video(8, 256, 340, seed=3)), [2, 4])
+    crop = views.RandomResizedCrop(112, per_frame=per_frame)
+    for salt in range(3):
+        exact = views.extract(frames, crop, seeds(2, salt)).numpy().astype(int)
+        fast = views.extract(frames, crop, seeds(2, salt), views.by_opencv).numpy()
+        assert fast.dtype == np.uint8
+        difference = np.abs(fast - exact)
+        assert difference.max() <= 1 and difference.mean() < 0.25
 
 
 def test_crop_and_flip_as_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
