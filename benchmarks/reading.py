@@ -31,6 +31,7 @@ from unittest import mock
 
 import input_pipeline
 import measure
+import numpy as np
 import tensorflow as tf
 from official.projects.video_ssl.dataloaders import video_ssl_input
 from official.projects.video_ssl.ops import video_ssl_preprocess_ops
@@ -76,20 +77,21 @@ def of_pipeline(folder: Path) -> pipeline.Pipeline:
 
 
 def whole_records(data: pipeline.Pipeline, first: int = 0) -> tf.data.Dataset:
-    """Return positions and whole records from a position on, as we read them without indexes."""
+    """Return what we read without indexes: positions from one on, a number, and whole records."""
     records = tf.data.Dataset.from_tensor_slices(list(data._paths)).interleave(
         tf.data.TFRecordDataset,
         cycle_length=16,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return records.shuffle(BUFFER, seed=0).prefetch(1).repeat().enumerate().skip(first)
+    numbered = records.shuffle(BUFFER, seed=0).prefetch(1).repeat().enumerate().skip(first)
+    return numbered.map(lambda position, record: (position, tf.constant(0, tf.int64), record))
 
 
 def jpegs_of(data: pipeline.Pipeline, sources: tf.data.Dataset) -> tf.data.Dataset:
-    """Return the chosen JPEGs of records, given by number or whole."""
+    """Return the chosen JPEGs of records, given by number, or whole with any number."""
     return sources.map(
-        lambda position, source: data._examples.read(position, source, seed=0)["jpegs"],
+        lambda *source: data._examples.read(*source[:2], 0, *source[2:])["jpegs"],
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     ).prefetch(tf.data.AUTOTUNE)
@@ -135,8 +137,8 @@ class SlowFile(io.FileIO):
 def batches_of(data: pipeline.Pipeline, sources: tf.data.Dataset, batch: int) -> tf.data.Dataset:
     """Return batches of views of whole records."""
 
-    def example(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        read = data._examples.read(position, record, seed=0)
+    def example(position: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        read = data._examples.read(position, number, 0, record)
         return data._examples.decode(position, read, tf.int64.max, seed=0)
 
     examples = sources.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -179,6 +181,12 @@ def cost_of(contender: Callable[[Path], tf.data.Dataset], folder: Path, cores: i
     """Return what a sample costs once buffers are full."""
     input_pipeline.bind(cores)
     return _cost(iter(contender(folder)), SAMPLES, start=32)
+
+
+def bytes_of_jpegs(folder: Path) -> int:
+    """Return bytes of the JPEGs that a sample is made of."""
+    sizes = [tf.reduce_sum(tf.strings.length(jpegs)) for jpegs in indexed(folder).take(SAMPLES)]
+    return round(float(np.mean(sizes)))
 
 
 def cold_cost_of(contender: Callable[[Path], tf.data.Dataset], folder: Path) -> Cost:
@@ -236,7 +244,7 @@ def bytes_by_worker(folder: Path) -> dict[str, list[int]]:
     for worker in range(WORKERS):
         context = tf.distribute.InputContext(WORKERS, worker, num_replicas_in_sync=WORKERS)
         mine = whole_records(data).filter(
-            lambda position, _, worker=worker: position // share % WORKERS == worker
+            lambda position, *_, worker=worker: position // share % WORKERS == worker
         )
         contenders = {
             "indexed": data.train_batches(BATCH, context=context),
@@ -280,6 +288,7 @@ def main() -> None:
             for cores, suffix in ((1, ""), (2, "_2_cores"))
             for contender in contenders
         }
+        needed = in_process(bytes_of_jpegs, many)
         cold = {
             contender.__name__: in_process(cold_cost_of, contender, folder)
             for contender in contenders
@@ -296,6 +305,7 @@ def main() -> None:
         __file__,
         ratios,
         a_sample={name: dataclasses.asdict(cost) for name, cost in costs.items()},
+        bytes_of_jpegs=needed,
         a_sample_cold={name: dataclasses.asdict(cost) for name, cost in cold.items()},
         seconds_to_resume=resume,
         bytes_by_worker=workers,
