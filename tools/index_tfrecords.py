@@ -38,7 +38,7 @@ def _index(split: str, shards: dict[str, int]) -> None:
     missing = [path for path, count in shards.items() if not _is_indexed(path, count)]
     for path in tqdm(missing, desc=split, unit=" shards"):
         shard_index.scan(path).save(shard_index.path_of(path))
-    print(f"{split}: {len(missing)} of {len(shards)} shards had no fitting index, and have one now.")
+    print(f"{split}: {len(missing)} of {len(shards)} shards had no fitting index; now they have.")
 
 
 def _is_indexed(path: str, count: int) -> bool:

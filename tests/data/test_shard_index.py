@@ -79,7 +79,7 @@ def test_records_of_before_are_refused_and_then_indexed(tmp_path: Path) -> None:
         reading_of(folder)
     run = index_tool(folder)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "train: 1 of 1 shards had no fitting index, and have one now.\n"
+    assert run.stdout == "train: 1 of 1 shards had no fitting index; now they have.\n"
     assert_reads_what_is_there(folder)
 
 
