@@ -90,8 +90,14 @@ def whole_records(data: pipeline.Pipeline, first: int = 0) -> tf.data.Dataset:
 
 def jpegs_of(data: pipeline.Pipeline, sources: tf.data.Dataset) -> tf.data.Dataset:
     """Return the chosen JPEGs of records, given by number, or whole with any number."""
+
+    def chosen(
+        position: tf.Tensor, number: tf.Tensor, record: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        return data._examples.read(position, number, 0, record)["jpegs"]
+
     return sources.map(
-        lambda *source: data._examples.read(*source[:2], 0, *source[2:])["jpegs"],
+        chosen,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     ).prefetch(tf.data.AUTOTUNE)
