@@ -1,9 +1,9 @@
 """A task on several replicas against the same on one.
 
-usage: replicated.py TEST_FILE OUTPUT LOGICAL_CPUS
+usage: replicated.py TEST_FILE FUNCTION OUTPUT LOGICAL_CPUS
 
 Devices are set up once a process, so the replicas have one of their own. It imports the test file,
-whose `task_and_batch` says what is computed.
+whose function says what is computed.
 """
 
 import importlib.util
@@ -79,12 +79,16 @@ def assert_replicas_equal_one(test_file: str, make: Make, folder: Path, replicas
     """Assert the same loss, gradient, and variables after some steps, equal on all replicas.
 
     Args:
-      test_file: the caller's, where `make` is `task_and_batch`.
+      test_file: the caller's.
+      make: a function of that file.
       folder: for the results.
     """
     output = folder / "replicated.npz"
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", __file__, test_file, str(output), str(replicas)],
+        [
+            *(sys.executable, "-X", "faulthandler", __file__),
+            *(test_file, make.__name__, str(output), str(replicas)),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
@@ -103,13 +107,13 @@ def assert_replicas_equal_one(test_file: str, make: Make, folder: Path, replicas
         np.testing.assert_allclose(held, expected["variables"][0], rtol=1e-4, atol=1e-5)
 
 
-def main(test_file: str, output: str, logical_cpus: int) -> None:
+def main(test_file: str, make: str, output: str, logical_cpus: int) -> None:
     spec = importlib.util.spec_from_file_location("replicated_test", test_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     strategy = distribution.strategy("mirrored", logical_cpus=logical_cpus)
-    np.savez(output, **results(module.task_and_batch, strategy))
+    np.savez(output, **results(getattr(module, make), strategy))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:4], int(sys.argv[4]))
