@@ -50,7 +50,12 @@ def tally(record_property: Callable[[str, object], None]) -> Iterator[Tally]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints the figures as the table of docs/reliability.md."""
-    reports = [r for key in ("", "failed", "error") for r in terminalreporter.getreports(key)]
+    reports = [
+        report
+        for key in ("", "failed", "error")
+        for report in terminalreporter.getreports(key)
+        if isinstance(report, pytest.TestReport)  # not one of a file that can't be imported
+    ]
     rows = {
         report.nodeid: dict(report.user_properties)["attack"]
         for report in reports
