@@ -28,6 +28,7 @@ from cvrl_tf.reports import plan, steps
 _TABLE = flags.DEFINE_multi_enum(
     "table", ["1", "2", "3", "4"], ["1", "2", "3", "4"], "Table to make."
 )
+_ROW = flags.DEFINE_multi_string("row", [], "Row to make, such as PacePred; default: all rows.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Records to pretrain on.", required=True)
 _TRANSFER_DIR = flags.DEFINE_multi_string(
     "transfer_dir", [], "Records to fine-tune on, for table 2: one for each data set and split."
@@ -36,7 +37,7 @@ _IMAGENET = flags.DEFINE_string(
     "imagenet", None, "Weights of a ResNet of images, for the rows ImageNet; see tools/inflate.py."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for all runs and the report.", required=True)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Number of runs of each row of table 4.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Number of runs of each row.", lower_bound=1)
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "cached",
@@ -55,6 +56,7 @@ def _request() -> plan.Request:
         output=Path(_OUTPUT.value).resolve(),
         transfer_dirs=[Path(folder).resolve() for folder in _TRANSFER_DIR.value],
         imagenet=Path(_IMAGENET.value).resolve() if _IMAGENET.value else None,
+        only=_ROW.value,
         seeds=_SEEDS.value,
         protocol=_PROTOCOL.value,
         overlay=Path(_OVERLAY.value).resolve() if _OVERLAY.value else None,

@@ -74,8 +74,11 @@ def table_bars(rows: dict[str, dict[str, Cell]], column: str) -> Figure:
             value, low, high = cell.measured
             error = [[value - low], [high - value]]
             axes.barh(number + aside, value, 0.38, xerr=error, color=_OURS, capsize=3)
-    axes.set(yticks=range(len(cells)), xlim=(0, 100), title=shown(column))
-    axes.set_xlabel("top-1, % (blue: measured; gray: the paper's)")
+            if cell.minutes is not None:
+                text = f"{cell.minutes:.0f} min"
+                axes.text(high + 1, number + aside, text, va="center", fontsize=8)
+    axes.set(yticks=range(len(cells)), xlim=(0, 108), title=shown(column))
+    axes.set_xlabel("top-1, % (blue: measured, with the time of pretraining; gray: the paper's)")
     axes.set_yticklabels([shown(name) for name in cells])
     axes.invert_yaxis()
     return figure

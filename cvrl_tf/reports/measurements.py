@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from cvrl_tf import files
 from cvrl_tf.measures.metrics import Estimate, share
 from cvrl_tf.reports import runs
 from cvrl_tf.reports.runs import Run
@@ -74,7 +73,7 @@ def _of_run(run: Run) -> list[Measurement]:
             share(hits),
             f"{facts['test']['views']} views",
             facts["train"]["videos"],
-            (_pretraining_epochs(facts["initial_checkpoint"]), tests[-1][0]),
+            *_pretraining(facts["initial_checkpoint"], tests[-1][0]),
             facts["seed"],
             str(run.folder),
         )
@@ -86,7 +85,6 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> list[Measurement]:
     protocol = content["protocol"]
     train, test = protocol["train"], protocol["test"]
     rows = {"trained": row, **BASELINES}
-    epochs = _pretraining_epochs(protocol["checkpoint"])
     return [
         Measurement(
             table,
@@ -95,7 +93,9 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> list[Measurement]:
             Estimate(**measures["linear_probe"]["top1"]),
             f"{test['views']} views, {protocol['features']}",
             train["videos"],
-            (epochs if name == "trained" else 0, protocol["epochs"]),
+            *_pretraining(
+                protocol["checkpoint"] if name == "trained" else None, protocol["epochs"]
+            ),
             content["seed"],
             str(path),
         )
@@ -103,20 +103,27 @@ def _of_evaluation(path: Path, content: dict[str, Any]) -> list[Measurement]:
     ]
 
 
-def _pretraining_epochs(checkpoint: str | None) -> float | None:
-    """Tell for how many epochs a checkpoint was trained: fewer than planned if its run goes on.
+def _pretraining(
+    checkpoint: str | None, epochs: float
+) -> tuple[tuple[float | None, float], float | None]:
+    """Return `Measurement.epochs` and `Measurement.minutes`.
 
-    Returns:
-      0 without a checkpoint, None if its run is unknown.
+    Of the run of a checkpoint: for how many epochs it was trained until there, fewer than planned
+    if its run goes on, and for how long.
+
+    Args:
+      checkpoint: None for random weights.
+      epochs: of training on the labels.
     """
     if checkpoint is None:
-        return 0
+        return (0, epochs), None
     path = Path(checkpoint)
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "run.json").exists():
-            facts = files.read_json(folder / "run.json")
-            step = re.search(r"-(\d+)$", path.name)
-            if step is None or not facts.get("steps_per_epoch"):
-                return facts.get("epochs")
-            return round(int(step[1]) / facts["steps_per_epoch"], 1)
-    return None
+            run = Run.read(folder)
+            per_epoch, step = run.facts.get("steps_per_epoch"), re.search(r"-(\d+)$", path.name)
+            if not per_epoch:
+                return (run.facts.get("epochs"), epochs), None
+            steps = int(step[1]) if step else run.facts["epochs"] * per_epoch
+            return (round(steps / per_epoch, 1), epochs), run.minutes_of(steps)
+    return (None, epochs), None

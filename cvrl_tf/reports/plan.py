@@ -30,7 +30,8 @@ class Request:
       output: folder for the runs.
       transfer_dirs: records to fine-tune on, for table 2.
       imagenet: weights of a network of images; None for no such row.
-      seeds: runs of each row of table 4.
+      only: rows to make, such as "CVRL"; all if empty.
+      seeds: runs of each row, with the seeds 0, 1, ...
       protocol: of linear evaluation: "cached", or "paper" for a training run.
       overlay: folder of gin files that go behind the recipes; None for none.
       gin_params: parameters of every run.
@@ -40,6 +41,7 @@ class Request:
     output: Path
     transfer_dirs: Sequence[Path] = ()
     imagenet: Path | None = None
+    only: Sequence[str] = ()
     seeds: int = 1
     protocol: str = "cached"
     overlay: Path | None = None
@@ -55,7 +57,16 @@ class Plan:
         Args:
           request: what to make tables of.
           infos: of all records, by their folder.
+
+        Raises:
+          ValueError: there is no such row.
         """
+        known = {row.partition("/")[2] for row in recipes.by_row()} | {_SCRATCH, _IMAGENET}
+        if unknown := set(request.only) - known:
+            raise ValueError(
+                f"No recipe makes a row {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(sorted(known))}."
+            )
         self._request, self._infos = request, infos
         self._steps: dict[str, Step] = {}
 
@@ -70,59 +81,62 @@ class Plan:
         Raises:
           ValueError: the table needs something that the request lacks.
         """
-        {
+        make = {
             "1": self._linear_evaluation,
             "2": self._transfer,
             "3": self._semi_supervised,
             "4": self._ablation,
-        }[number]()
+        }[number]
+        for seed in range(self._request.seeds):
+            make(seed)
 
-    def _linear_evaluation(self) -> None:
+    def _linear_evaluation(self, seed: int) -> None:
         own = []
         for row in self._rows("1"):
             recipe = recipes.by_row().get(f"1/{row}")
             if recipe and recipe.measures(f"1/{row}"):
                 own.append((row, recipe))
             else:
-                self._probe(f"1-{_slug(row)}", f"1/{row}", self._encoder("1", row))
+                self._probe(f"1-{_slug(row)}", f"1/{row}", self._encoder("1", row, seed), seed)
         for row, recipe in own:
-            self._train(_slug(row), recipe.path)
+            self._train(_slug(row), recipe.path, seed)
 
-    def _transfer(self) -> None:
+    def _transfer(self, seed: int) -> None:
         if not self._request.transfer_dirs:
             raise ValueError(
                 "Table 2 needs --transfer_dir: records of UCF-101, for example. Or leave it out."
             )
         for folder in self._request.transfer_dirs:
             recipe = recipes.for_data("finetune", self._data(folder), "ucf101")
-            for row in [*self._rows("2"), _SCRATCH]:
+            for row in [*self._rows("2"), *filter(self._is_wanted, [_SCRATCH])]:
                 self._train(
                     f"finetune/{folder.name}-{_slug(row)}",
                     recipe,
+                    seed,
                     DATA_DIR=str(folder),
-                    CHECKPOINT=None if row == _SCRATCH else self._encoder("2", row),
+                    CHECKPOINT=None if row == _SCRATCH else self._encoder("2", row, seed),
                     CELL=f"2/{row}",
                 )
 
-    def _semi_supervised(self) -> None:
+    def _semi_supervised(self, seed: int) -> None:
         data = self._request.data_dir
-        checkpoints: dict[str, str | None] = {r: self._encoder("3", r) for r in self._rows("3")}
-        checkpoints[_SCRATCH] = None
+        rows = self._rows("3")
+        checkpoints: dict[str, str | None] = {row: self._encoder("3", row, seed) for row in rows}
+        if self._is_wanted(_SCRATCH):
+            checkpoints[_SCRATCH] = None
         for percent, recipe in recipes.shares(self._data(data), "k400").items():
             if f"train_{percent}pct" not in self._infos[data].splits:
                 flags = f"--data_dir={data}", f"--percent={percent}"
                 self._tool(f"subset/{percent}pct", "make_subset", *flags)
             for row, checkpoint in checkpoints.items():
                 name = f"semi/{percent}pct-{_slug(row)}"
-                self._train(name, recipe, CHECKPOINT=checkpoint, CELL=f"3/{row}")
+                self._train(name, recipe, seed, CHECKPOINT=checkpoint, CELL=f"3/{row}")
 
-    def _ablation(self) -> None:
-        for seed in range(self._request.seeds):
-            for row in self._rows("4"):
-                name = f"{_slug(row)}-{seed}"
-                recipe = recipes.by_row()[f"4/{row}"]
-                run = self._train(f"ablation/{name}", recipe.path, seed)
-                self._probe(f"4-{name}", f"4/{row}", run, seed)
+    def _ablation(self, seed: int) -> None:
+        for row in self._rows("4"):
+            recipe = recipes.by_row()[f"4/{row}"]
+            run = self._train(f"ablation/{_slug(row)}", recipe.path, seed)
+            self._probe(f"4-{_slug(row)}", f"4/{row}", run, seed)
 
     def _data(self, folder: Path) -> str:
         """Return the name of the data set of a folder, without the suffix of its split."""
@@ -133,47 +147,54 @@ class Plan:
         made = [row.partition("/")[2] for row in recipes.by_row() if row.startswith(f"{table}/")]
         if self._request.imagenet:
             made.append(_IMAGENET)
+        made = [row for row in made if self._is_wanted(row)]
         paper = [row for row in TABLES[table].paper if row in made]
         others = [row for row in made if row not in paper and row != _IMAGENET]
         return sorted([*paper, *others], key=lambda row: row != _REFERENCE)
 
-    def _encoder(self, table: str, row: str) -> str:
+    def _is_wanted(self, row: str) -> bool:
+        return not self._request.only or row in self._request.only
+
+    def _encoder(self, table: str, row: str, seed: int) -> str:
         """Add the pretraining of a row; return the folder of its encoder."""
         if row == _IMAGENET:
-            return self._inflated(row, str(self._request.imagenet))
+            return self._inflated(row, str(self._request.imagenet), seed=0)  # always the same
         recipe = recipes.by_row()[f"{table}/{row}"]
         if not recipe.of_images:
-            return self._train(f"pretrain/{_slug(row)}", recipe.path)
-        self._reference()  # before it, which is inflated to be like the reference
-        return self._inflated(row, self._train(f"pretrain/{_slug(row)}", recipe.path))
+            return self._train(f"pretrain/{_slug(row)}", recipe.path, seed)
+        self._reference(seed)  # before it, which is inflated to be like the reference
+        source = self._train(f"pretrain/{_slug(row)}", recipe.path, seed)
+        return self._inflated(row, source, seed)
 
-    def _reference(self) -> str:
+    def _reference(self, seed: int) -> str:
         recipe: Recipe = recipes.by_row()[f"1/{_REFERENCE}"]
-        return self._train(f"pretrain/{_slug(_REFERENCE)}", recipe.path)
+        return self._train(f"pretrain/{_slug(_REFERENCE)}", recipe.path, seed)
 
-    def _inflated(self, row: str, source: str) -> str:
-        name = f"pretrain/{_slug(row)}_inflated"
+    def _inflated(self, row: str, source: str, seed: int) -> str:
+        name = _seeded(f"pretrain/{_slug(row)}_inflated", seed)
         folder = str(self._request.output / name)
-        flags = f"--source={source}", f"--like={self._reference()}", f"--output={folder}"
+        flags = f"--source={source}", f"--like={self._reference(seed)}", f"--output={folder}"
         self._tool(name, "inflate", *flags)
         return folder
 
-    def _probe(self, name: str, cell: str, checkpoint: str, seed: int = 0) -> None:
+    def _probe(self, name: str, cell: str, checkpoint: str, seed: int) -> None:
         """Add the linear evaluation of an encoder and of random ones."""
         if self._request.protocol == "paper":
             recipe = recipes.for_data("probe", self._data(self._request.data_dir), "k400")
             self._train(f"probe/{name}", recipe, seed, CHECKPOINT=checkpoint, CELL=cell)
             table = cell.partition("/")[0]
             random = {"CHECKPOINT": None, "CELL": f"{table}/Random weights"}
-            self._train(f"probe/{table}-random-{seed}", recipe, seed, **random)
+            self._train(f"probe/{table}-random", recipe, seed, **random)
             return
+        name = _seeded(name, seed)
         output = f"--output={self._request.output / 'probe' / f'{name}.json'}"
         macros = {"CHECKPOINT": checkpoint, "CELL": cell}
         gin = self._gin("cvrl_tf.evaluate", "gin/probe/cached.gin", seed, macros)
         self._add(f"probe/{name}", "-m", "cvrl_tf.evaluate", *gin, output)
 
-    def _train(self, name: str, recipe: str, seed: int = 0, **macros: str | None) -> str:
+    def _train(self, name: str, recipe: str, seed: int, **macros: str | None) -> str:
         """Add a training run; return its folder."""
+        name = _seeded(name, seed)
         folder = str(self._request.output / name)
         gin = self._gin("cvrl_tf.train", recipe, seed, macros)
         self._add(name, "-m", "cvrl_tf.train", *gin, f"--model_dir={folder}")
@@ -205,6 +226,11 @@ class Plan:
     def _add(self, name: str, *command: str) -> None:
         if self._steps.setdefault(name, Step(name, command)).command != command:
             raise ValueError(f"Two steps would be called {name}: give folders of different names.")
+
+
+def _seeded(name: str, seed: int) -> str:
+    """Name the folder of a run with a seed: that of the first seed has the name alone."""
+    return f"{name}-{seed}" if seed else name
 
 
 def _slug(row: str) -> str:

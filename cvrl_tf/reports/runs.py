@@ -64,6 +64,14 @@ class Run:
             logging.warning("%s: %d damaged lines are left out.", path, left_out)
         return found
 
+    def minutes_of(self, steps: int) -> float | None:
+        """Return the time of so many training steps at the mean of the logged speeds.
+
+        Without tests and saving. None if no speed was logged.
+        """
+        speeds = [line["steps_per_second"] for line in self.log if "steps_per_second" in line]
+        return steps * sum(1 / speed for speed in speeds) / len(speeds) / 60 if speeds else None
+
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Return epochs and values of a metric, such as "epoch/loss" or "test/top1"."""
         return [

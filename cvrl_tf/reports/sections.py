@@ -26,7 +26,7 @@ def of_table(number: str, measured: Sequence[tables.Measurement]) -> Section:
     rows = tables.cells(number, measured)
     columns = list(next(iter(rows.values())))
     drawn = [column for column in columns if any(of[column].runs for of in rows.values())]
-    body = [[row, *map(str, of.values())] for row, of in rows.items()]
+    body = [[tables.starred(number, row), *map(str, of.values())] for row, of in rows.items()]
     blocks: list[Block] = [Table(["", *columns], body)]
     if number == "3":
         shares = [share for column in drawn if (share := tables.share_of(column))]

@@ -90,7 +90,7 @@ TABLES = {
 LEGEND = (
     "Top-1 in percent: the paper's figure; the measured figure with its 95 % interval over the "
     "test videos or, of several runs, their mean with the lowest and the highest; and the "
-    "difference in points."
+    "difference in points. A row with * is not in the paper's table."
 )
 # Baselines of `FrozenEvaluation`: rows below every table that it measures.
 BASELINES = {
@@ -110,6 +110,7 @@ class Measurement:
       protocol: how it was measured.
       training_videos: number of labeled training videos.
       epochs: done in pretraining, None if its run is unknown, and in training on the labels.
+      minutes: of the steps of pretraining, None if unknown.
       seed: seed of the run.
       source: the run's folder or the evaluation's file.
     """
@@ -121,6 +122,7 @@ class Measurement:
     protocol: str
     training_videos: int
     epochs: tuple[float | None, float]
+    minutes: float | None
     seed: int
     source: str
 
@@ -145,6 +147,12 @@ class Cell:
         only = self.runs[0].top1
         bounds = (only.low, only.high) if len(values) == 1 else (min(values), max(values))
         return 100 * float(np.mean(values)), 100 * bounds[0], 100 * bounds[1]
+
+    @property
+    def minutes(self) -> float | None:
+        """Mean time of pretraining; None if unknown."""
+        found = [run.minutes for run in self.runs if run.minutes is not None]
+        return float(np.mean(found)) if found else None
 
     @property
     def known(self) -> bool:
@@ -238,12 +246,18 @@ def _markdown_table(number: str, runs: Sequence[Measurement]) -> str:
     rows = cells(number, runs)
     columns = list(next(iter(rows.values())))
     return f"## Table {number}. {TABLES[number].title}\n\n" + _markdown(
-        ["", *columns], [[row, *map(str, of.values())] for row, of in rows.items()]
+        ["", *columns], [[starred(number, row), *map(str, of.values())] for row, of in rows.items()]
     )
 
 
+def starred(number: str, row: str) -> str:
+    """Return a row's name, with a star if the paper's table has no such row."""
+    return row if TABLES[number].paper.get(row) else f"{row} *"
+
+
 def _markdown_runs(runs: Sequence[Measurement]) -> str:
-    names = ["cell", "top-1, %", "protocol", "labeled videos", "epochs", "seed", "source"]
+    names = ["cell", "top-1, %", "protocol", "labeled videos", "epochs", "minutes of pretraining"]
+    names += ["seed", "source"]
     rows = [
         [
             f"{run.table}, {run.row}, {run.column}",
@@ -251,6 +265,7 @@ def _markdown_runs(runs: Sequence[Measurement]) -> str:
             run.protocol,
             f"{run.training_videos:,}",
             " + ".join("?" if epochs is None else f"{epochs:g}" for epochs in run.epochs),
+            "" if run.minutes is None else f"{run.minutes:.1f}",
             str(run.seed),
             f"`{run.source}`",
         ]

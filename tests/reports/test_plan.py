@@ -73,6 +73,23 @@ def test_a_method_costs_its_recipe(project: Path) -> None:
     assert "--like=/out/pretrain/cvrl" in steps["pretrain/simclr_inflated"]
 
 
+def test_rows_and_seeds(project: Path) -> None:
+    request = plan.Request(Path("/data"), Path("/out"), only=["ClipOrder"], seeds=2)
+    planned = plan.Plan(request, {})
+    planned.add_table("1")
+    steps = {step.name: step.command for step in planned.steps}
+    assert list(steps) == [
+        *("pretrain/cliporder", "probe/1-cliporder"),
+        *("pretrain/cliporder-1", "probe/1-cliporder-1"),
+    ]
+    probe = steps["probe/1-cliporder-1"]
+    assert "--gin_param=CHECKPOINT='/out/pretrain/cliporder-1'" in probe
+    assert "--gin_param=frozen.FrozenEvaluation.seed=1" in probe
+    assert "--gin_param=settings.Execution.seed=1" in steps["pretrain/cliporder-1"]
+    with pytest.raises(ValueError, match=r"makes a row Order; there are CVRL, ClipOrder, ImageNet"):
+        plan.Plan(plan.Request(Path("/data"), Path("/out"), only=["Order"]), {})
+
+
 def test_protocols_are_those_of_the_data(project: Path) -> None:
     folders = [Path("/data/ucf101_split1"), Path("/data/hmdb51_split2"), Path("/data/mine")]
     infos = {folder: DatasetInfo([], 256, {}, folder.name) for folder in folders}

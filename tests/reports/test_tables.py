@@ -64,7 +64,12 @@ def test_a_run_stands_in_its_cell_with_its_interval_and_difference(tmp_path: Pat
     )
     (measured,) = measurements.gather([tmp_path])
     assert measured.epochs == (3.5, 5), "planned epochs, not those that were done"
-    assert "| 3.5 + 5 |" in tables.markdown([measured])
+    assert measured.minutes is None and "| 3.5 + 5 |  | 0 |" in tables.markdown([measured])
+    speeds = [{"step": step, "steps_per_second": speed} for step, speed in ((3, 0.1), (6, 0.05))]
+    (pretrained / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in speeds))
+    (measured,) = measurements.gather([tmp_path])
+    assert measured.minutes == pytest.approx(7 * 15 / 60)
+    assert "| 3.5 + 5 | 1.8 | 0 |" in tables.markdown([measured])
     assert measured.top1 == share([True] * 80 + [False] * 120)
     assert 0.32 < measured.top1.low < 0.35 and measured.top1.high < 0.48
     cells = tables.cells("3", [measured])
@@ -146,7 +151,7 @@ def test_text_forms(tmp_path: Path) -> None:
     measured = measurements.gather([write_evaluation(tmp_path / "probe.json")])
     text = tables.markdown(measured)
     assert "| CVRL | paper 66.1; no run | paper 70.4; no run | 60.0 (50.0 to 70.0) |" in text
-    assert "| ? + 100 | 0 |" in text  # its checkpoint is gone
+    assert "| ? + 100 |  | 0 |" in text  # its checkpoint is gone
     lines = tables.comma_separated(measured).splitlines()
     assert "1,CVRL,k400,66.10,,,,,0" in lines and "1,CVRL,mine,,60.00,50.00,70.00,,1" in lines
     (table, *_) = text.split("## Runs")
