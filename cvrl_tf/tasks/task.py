@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 import tf_keras as keras
 
+from cvrl_tf.augment.chain import ViewChains
 from cvrl_tf.losses import weight_decay as decay
 
 NEVER = -1
@@ -38,6 +39,7 @@ class Task(keras.Model, abc.ABC):
     """A model with one training step, whatever the number of replicas.
 
     Attributes:
+      augment: uint8 views [B, V, T, H, W, 3] to float32 frames [B * V, T, H, W, 3], in training.
       kind: "pretrain" or "classify": what a run of the task is good for.
       min_batch: the fewest examples in a global batch of which there is anything to learn; more
         than 1 where examples are compared with one another.
@@ -45,6 +47,7 @@ class Task(keras.Model, abc.ABC):
       step_state: what a step notes for the host.
     """
 
+    augment: ViewChains
     kind: ClassVar[str]
     min_batch: ClassVar[int] = 1
     train_function: Any
@@ -90,6 +93,21 @@ class Task(keras.Model, abc.ABC):
           step: int64 [], optimizer steps done, this one included.
           total_steps: see the class.
         """
+
+    def shown(self, batch: Batch) -> tuple[tf.Tensor, list[str]]:
+        """Return what the encoder sees in training, for people to look at.
+
+        Args:
+          batch: of `data.pipeline`.
+
+        Returns:
+          Clips, float32 [B, K, T, H, W, 3] in [0, 1], and what is to be told of each of the B * K.
+        """
+        frames = batch["frames"]
+        clips = tf.reshape(self.augment(frames, batch["seeds"]), frames.shape)
+        return clips, [
+            f"video {v + 1}" for v in range(clips.shape[0]) for _ in range(clips.shape[1])
+        ]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -17,7 +16,8 @@ from cvrl_tf.augment.chain import ViewChains
 from cvrl_tf.losses.result import LossResult
 from cvrl_tf.models.encoder import Encoder
 from cvrl_tf.tasks.pretext.base import Outputs, PretextTask
-from cvrl_tf.tasks.task import Batch, draws, dropout
+from cvrl_tf.tasks.pretext.orders import order_labels, permutations, shuffled
+from cvrl_tf.tasks.task import Batch, dropout
 
 # Which draw is meant.
 _ORDER, _DROPOUT = range(2)
@@ -113,33 +113,21 @@ class ClipOrderPrediction(PretextTask):
             tf.ensure_shape(frames, [None, *views.shape[2:]]), training=training
         )
         in_order = tf.reshape(features, [-1, clips, features.shape[-1]])
-        order = tf.gather(permutations(clips), order_labels(batch, clips))
         drop = functools.partial(dropout, rate=head.dropout, batch=batch, purpose=_DROPOUT)
-        shuffled = tf.gather(in_order, order, batch_dims=1)
-        return {"order_head": head(shuffled, drop if training else None)}
+        presented = shuffled(in_order, order_labels(batch, clips, _ORDER))
+        return {"order_head": head(presented, drop if training else None)}
+
+    def shown(self, batch: Batch) -> tuple[tf.Tensor, list[str]]:
+        """Return the shuffled clips, and which one of the video each is; see `Task.shown`."""
+        clips = self.order_head.num_clips
+        labels = order_labels(batch, clips, _ORDER)
+        places = permutations(clips)[labels].reshape(-1)
+        return shuffled(self.views(batch), labels), [f"clip {place + 1}" for place in places]
 
     def losses(self, outputs: Outputs, batch: Batch) -> LossResult:
         """Compute the cross-entropy of each video; ln K! at chance."""
         logits = outputs["order_head"]
-        labels = order_labels(batch, self.order_head.num_clips)
+        labels = order_labels(batch, self.order_head.num_clips, _ORDER)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         correct = tf.argmax(logits, axis=1, output_type=tf.int32) == labels
         return LossResult(losses, {"order_accuracy": tf.cast(correct, tf.float32)})
-
-
-def permutations(count: int) -> np.ndarray:
-    """Return all orders of so many clips, int32 [K!, K], in lexicographic order."""
-    return np.array(list(itertools.permutations(range(count))), np.int32)
-
-
-def order_labels(batch: Batch, num_clips: int) -> tf.Tensor:
-    """Draw for each video the number of a row o of `permutations`, int32 [B].
-
-    The clip at place i after shuffling was at place o_i before.
-    """
-    count = math.factorial(num_clips)
-
-    def sample(seed: tf.Tensor) -> tf.Tensor:
-        return tf.random.stateless_uniform([], seed, 0, count, tf.int32, alg="philox")
-
-    return draws(batch, sample, _ORDER, tf.int32)

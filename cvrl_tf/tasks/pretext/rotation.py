@@ -40,6 +40,12 @@ class RotationPrediction(PretextTask):
         """Compute the logits of all turns of all clips, [B * V * 4, 4]; see `PretextTask`."""
         return super().embed(quarter_turns(views), batch, training)
 
+    def shown(self, batch: Batch) -> tuple[tf.Tensor, list[str]]:
+        """Return the turned clips, and by how much each is; see `Task.shown`."""
+        turned = quarter_turns(self.views(batch))
+        count = turned.shape[0] * turned.shape[1]
+        return turned, [f"turned by {90 * (each % NUM_TURNS)}°" for each in range(count)]
+
     def losses(self, outputs: Outputs, batch: Batch) -> LossResult:
         """Compute the cross-entropy of each turned clip; ln 4 at chance."""
         del batch

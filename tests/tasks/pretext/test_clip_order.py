@@ -17,12 +17,8 @@ from cvrl_tf.augment import presets
 from cvrl_tf.data import clips, pipeline, views
 from cvrl_tf.models.encoder import Encoder
 from cvrl_tf.models.resnet3d import ResNet3D
-from cvrl_tf.tasks.pretext.clip_order import (
-    ClipOrderPrediction,
-    PairwiseHead,
-    order_labels,
-    permutations,
-)
+from cvrl_tf.tasks.pretext.clip_order import ClipOrderPrediction, PairwiseHead
+from cvrl_tf.tasks.pretext.orders import order_labels, permutations
 
 LN6 = math.log(6)
 
@@ -80,6 +76,18 @@ def task_and_batch() -> tuple[ClipOrderPrediction, dict[str, np.ndarray]]:
     return model, {name: rows.numpy() for name, rows in noise(4).items()}
 
 
+def test_pictures_tell_which_clip_of_the_video_each_is() -> None:
+    batch = noise(20)
+    batch["frames"] = (
+        tf.zeros_like(batch["frames"])
+        + tf.constant([10, 20, 30], tf.uint8)[:, None, None, None, None]
+    )
+    clips, captions = clip_order().shown(batch)
+    found = np.round(255 * clips.numpy()[:, :, 0, 0, 0, 0]).astype(int).reshape(-1)
+    assert captions == [f"clip {value // 10}" for value in found]
+    assert len(set(captions[::3])) == 3
+
+
 def test_classes_are_lexicographic() -> None:
     expected = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
     np.testing.assert_array_equal(permutations(3), expected)
@@ -88,17 +96,17 @@ def test_classes_are_lexicographic() -> None:
 
 def test_orders_are_uniform_and_a_function_of_the_seed() -> None:
     batch = {"seeds": seeds_of(6000)}
-    labels = tf.function(order_labels)(batch, 3).numpy()
+    labels = tf.function(order_labels)(batch, 3, 0).numpy()
     counts = np.bincount(labels, minlength=6)
     bound = 4 * math.sqrt(6000 * 1 / 6 * 5 / 6)
     assert len(counts) == 6 and np.abs(counts - 1000).max() < bound
     assert stats.chisquare(counts).pvalue > 1e-3
     compiled = tf.function(order_labels, jit_compile=True)
     for draw in (order_labels, compiled):
-        np.testing.assert_array_equal(draw({"seeds": batch["seeds"][:50]}, 3), labels[:50])
+        np.testing.assert_array_equal(draw({"seeds": batch["seeds"][:50]}, 3, 0), labels[:50])
     # The seeds of an example's other clips have no say.
     other = {"seeds": tf.concat([batch["seeds"][:50, :1], batch["seeds"][50:100, 1:]], axis=1)}
-    np.testing.assert_array_equal(order_labels(other, 3), labels[:50])
+    np.testing.assert_array_equal(order_labels(other, 3, 0), labels[:50])
 
 
 def test_loss_at_chance() -> None:
@@ -143,7 +151,7 @@ def test_clips_of_a_ramp_are_put_in_order(tmp_path: Path) -> None:
     means = batch["frames"].numpy().mean(axis=(2, 3, 4, 5))
     np.testing.assert_allclose(means / 4 - 1.5, starts, atol=0.3)
 
-    labels = order_labels(batch, 3).numpy()
+    labels = order_labels(batch, 3, 0).numpy()
     assert len(np.unique(labels)) == 6
     for row, label in zip(means, labels, strict=True):
         order = list(itertools.permutations(range(3)))[label]

@@ -55,6 +55,15 @@ def turns_of(frame: np.ndarray) -> np.ndarray:
     return turned[0, :, 0, ..., 0]
 
 
+def test_pictures_tell_the_turns() -> None:
+    model, batch = rotation(), noise(2)
+    clips, captions = model.shown(batch)
+    assert captions == 2 * [f"turned by {angle}°" for angle in (0, 90, 180, 270)]
+    for turns in range(4):
+        expected = np.rot90(batch["frames"][:, 0] / 255, turns, axes=(2, 3))
+        np.testing.assert_allclose(clips[:, turns], expected, rtol=1e-6)
+
+
 def test_quarter_turns() -> None:
     expected = [[[1, 2], [3, 4]], [[2, 4], [1, 3]], [[4, 3], [2, 1]], [[3, 1], [4, 2]]]
     np.testing.assert_array_equal(turns_of(np.array([[1, 2], [3, 4]])), expected)
