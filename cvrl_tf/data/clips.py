@@ -174,6 +174,29 @@ class ConsecutiveClips:
 
 
 @dataclasses.dataclass(frozen=True)
+class SegmentClips:
+    """One clip of each of V equal parts of a video, its start uniform in the part.
+
+    Where a part is shorter than a clip, the clip runs into the next one.
+
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of the clip to the next.
+      num_clips: V.
+    """
+
+    num_frames: int
+    stride: int
+    num_clips: int
+
+    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        draws = tf.random.stateless_uniform([self.num_clips], seed)
+        part = tf.maximum(length // self.num_clips, 1)
+        starts = _below(draws, _num_starts((self.num_frames - 1) * self.stride, part))
+        return _from(starts + part * tf.range(self.num_clips), self.num_frames, self.stride)
+
+
+@dataclasses.dataclass(frozen=True)
 class PacedClips:
     """Clips of several paces: at pace p, frames are p * stride apart. Starts are uniform.
 
@@ -201,6 +224,37 @@ class PacedClips:
         strides = self.stride * paces
         starts = _below(draws[0], _num_starts((self.num_frames - 1) * strides, length))
         return _from(starts, self.num_frames, strides[:, tf.newaxis])
+
+
+@dataclasses.dataclass(frozen=True)
+class SpedUpPair:
+    """A clip at normal speed, and one that is sped up (SpeedNet).
+
+    Each draws a factor f and leaves out every frame with probability 1 - 1/f, so that the frames of
+    a clip are f * stride apart on average, but not evenly. Starts are uniform and independent.
+
+    Attributes:
+      num_frames: T.
+      stride: frames from one frame of the clip to the next at factor 1.
+      normal, fast: ranges of the factors, drawn uniformly.
+    """
+
+    num_frames: int
+    stride: int
+    normal: tuple[float, float] = (1.0, 1.2)
+    fast: tuple[float, float] = (1.7, 2.2)
+    num_clips = 2
+
+    def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        draws = tf.random.stateless_uniform([2, 1 + self.num_frames], seed)
+        least, most = tf.unstack(tf.constant([self.normal, self.fast]), axis=1)
+        left_out = 1 - 1 / (least + draws[:, 0] * (most - least))
+        # How many follow each other that are left out has a geometric distribution.
+        runs = tf.math.log1p(-draws[:, 2:]) / tf.math.log(left_out[:, tf.newaxis])
+        steps = self.stride * (1 + tf.cast(runs, tf.int32))
+        offsets = tf.concat([tf.zeros([2, 1], tf.int32), tf.cumsum(steps, axis=1)], axis=1)
+        starts = _below(draws[:, 1], _num_starts(offsets[:, -1], length))
+        return starts[:, tf.newaxis] + offsets
 
 
 @dataclasses.dataclass(frozen=True)
