@@ -25,6 +25,7 @@ class RandomResizedCrop:
       aspect: range of its width / height. The authors take 0.5 to 2 in pretraining.
       flip: probability of a horizontal flip.
       per_frame: draw anew for every frame: the row of table 4 without temporal consistency.
+      per_video: draw once for all clips of a video.
     """
 
     size: int
@@ -32,6 +33,7 @@ class RandomResizedCrop:
     aspect: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     per_frame: bool = False
+    per_video: bool = False
     num_crops = 1
 
     def __call__(self, frame_size: tf.Tensor, seed: tf.Tensor) -> Windows:
@@ -65,6 +67,7 @@ class EvenCrops:
     short_side: int
     num_crops: int
     per_frame = False
+    per_video = False
 
     def __call__(self, frame_size: tf.Tensor, seed: tf.Tensor) -> Windows:
         del seed  # nothing here is random
@@ -97,15 +100,17 @@ def evaluation_size(size: int) -> int:
 
 
 def _windows(crop: Crop, frame_size: tf.Tensor, seeds: tf.Tensor, num_frames: int) -> Windows:
-    """Draws for every clip, or every frame: windows [V, C, T, 4] and flips [V, C, T]."""
+    """Draws for every clip, every frame, or all: windows [V, C, T, 4] and flips [V, C, T]."""
     num_clips = seeds.shape[0]
     per_draw = 1
+    if crop.per_video:
+        seeds = seeds[:1]
     if crop.per_frame:
         per_draw = num_frames
         fold_in = tf.random.experimental.stateless_fold_in
         seeds = tf.stack([fold_in(s, t) for s in tf.unstack(seeds) for t in range(num_frames)])
     windows, flips = zip(*[crop(frame_size, seed) for seed in tf.unstack(seeds)], strict=True)
-    shape = [num_clips, per_draw, crop.num_crops]
+    shape = [-1, per_draw, crop.num_crops]
     by_frame = tf.transpose(tf.reshape(tf.stack(windows), [*shape, 4]), [0, 2, 1, 3])
     flip_by_frame = tf.transpose(tf.reshape(tf.stack(flips), shape), [0, 2, 1])
     full = [num_clips, crop.num_crops, num_frames]

@@ -109,6 +109,18 @@ def test_temporal_consistency(per_frame: bool) -> None:
         assert not alike[:, 1:].any()
 
 
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_one_crop_for_all_clips_of_a_video(per_frame: bool) -> None:
+    """That of the first clip; frame by frame where each frame has its own."""
+    frames = tf.gather(jpegs(noise_video(1, 48, 64, seed=1)), tf.zeros([3, 4], tf.int32))
+    crop = views.RandomResizedCrop(24, per_frame=per_frame, per_video=True)
+    got = views.extract(frames, crop, seeds(3)).numpy()
+    np.testing.assert_array_equal(got, np.broadcast_to(got[:1], got.shape))
+    apart = views.extract(frames, views.RandomResizedCrop(24, per_frame=per_frame), seeds(3))
+    np.testing.assert_array_equal(got[0], apart[0])
+    assert np.any(got[1] != apart[1])
+
+
 @hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
 @hypothesis.given(
     content=st.integers(0, 2**32 - 1),
