@@ -145,6 +145,25 @@ class Grayscale:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReplicateChannel:
+    """Put one channel, drawn uniformly, in the place of all three, against chromatic aberration.
+
+    Attributes:
+      probability: of applying it.
+    """
+
+    probability: float = 0.5
+
+    def sample(self, seed: tf.Tensor) -> Params:
+        draws = _uniform(seed, 2)
+        return {"apply": draws[0] < self.probability, "channel": tf.cast(3 * draws[1], tf.int32)}
+
+    def apply(self, frames: tf.Tensor, params: Params) -> tf.Tensor:
+        chosen = tf.where(params["apply"], tf.fill([3], params["channel"]), tf.range(3))
+        return tf.gather(frames, chosen, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
 class GaussianBlur:
     """Blur with a kernel of side H // 10, made odd; the border is padded with zeros.
 
