@@ -20,6 +20,20 @@ ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 RECIPES = [path for path in ALL if path.parts[1] != "common"]
 VIDEOS = 4_800
 DEMO_PROBE = Path("gin/demo/probe.gin")
+METHODS = [path for path in RECIPES if path.parts[1] == "methods"]
+# What the methods share in an equal comparison.
+BUDGET = (
+    *(f"{macro}/macro.value" for macro in ("NUM_FRAMES", "SIZE", "WEIGHT_DECAY", "DECAY_IN_LOSS")),
+    *(
+        "run.Run.epochs",
+        "run.Run.global_batch",
+        "resnet3d.ResNet3D.depth",
+        "settings.Optimization.optimizer",
+    ),
+    *("tf_keras.optimizers.SGD.momentum", "settings.Optimization.learning_rate"),
+    *("schedules.warmup_cosine.learning_rate", "schedules.warmup_cosine.base_batch"),
+    "schedules.warmup_cosine.warmup_epochs",
+)
 
 
 @pytest.fixture
@@ -82,8 +96,18 @@ def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> N
     assert run.model.encoder.count_params() > 0
     if run.model.kind == "classify":
         assert run.model.classifier.units == 400
-    if recipe.name == "simclr.gin":
+    if recipe.parent.name == "baselines" and recipe.name == "simclr.gin":
         assert run.model.encoder.stem.conv.kernel.shape[0] == 1  # a network of images
+
+
+@pytest.mark.parametrize("recipe", METHODS, ids=lambda path: path.stem)
+def test_equal_budget_goes_behind_a_method(recipe: Path, parameters: list[str]) -> None:
+    overlay = "gin/common/equal_budget/methods.gin"
+    gin.parse_config_files_and_bindings([str(recipe), overlay], parameters)
+    equal = {name: repr(gin.query_parameter(name)) for name in BUDGET}
+    gin.clear_config()
+    gin.parse_config_files_and_bindings(["gin/pretrain/k400.gin"], parameters)
+    assert equal == {name: repr(gin.query_parameter(name)) for name in BUDGET}
 
 
 def test_paper_numbers_reach_the_pretraining_run(parameters: list[str], tmp_path: Path) -> None:
