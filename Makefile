@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Tests run in parallel. Each process needs about 3 GB.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10
 
-.PHONY: help setup test test-slow attack test-pages docs check format lock sbom demo tables addons-test clean
+.PHONY: help setup test test-slow attack test-pages docs check format lock sbom demo tables methods addons-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -98,16 +98,27 @@ define demo_records
 	done
 endef
 
+# $(call demo_tables,folder): flags of tables on such records
+demo_tables = --output=$1 --data_dir=$1/demo --overlay=gin/common/demo --note="The videos are \
+	synthetic: four shapes in three motions. The tables show that every protocol of the paper runs \
+	and what comes out on such data, with an encoder for a laptop; nothing about real videos."
+
 tables: setup ## fill the paper's four tables on synthetic videos, 40 minutes; runs/tables/report
 	$(call demo_records,runs/tables/demo,1200,0)
 	$(call demo_records,runs/tables/transfer_split1,240,1)
 	$(call demo_records,runs/tables/transfer_split2,240,2)
 	$(call demo_records,runs/tables/transfer_split3,240,3)
-	$(BIN)/python tools/run_table.py --output=runs/tables --data_dir=runs/tables/demo --seeds=3 \
-	  --transfer_dir=runs/tables/transfer_split1 --transfer_dir=runs/tables/transfer_split2 \
-	  --transfer_dir=runs/tables/transfer_split3 --overlay=gin/common/demo --note="The videos are \
-	synthetic: four shapes in three motions. The tables show that every protocol of the paper runs \
-	and what comes out on such data, with an encoder for a laptop; nothing about real videos."
+	$(BIN)/python tools/run_table.py --table=4 --seeds=3 $(call demo_tables,runs/tables)
+	$(BIN)/python tools/run_table.py --table=1 --table=2 --table=3 --row=CVRL --row=SimCLR \
+	  --row=Supervised --transfer_dir=runs/tables/transfer_split1 \
+	  --transfer_dir=runs/tables/transfer_split2 --transfer_dir=runs/tables/transfer_split3 \
+	  $(call demo_tables,runs/tables)
+
+methods: setup ## compare all methods on synthetic videos, for hours; runs/methods/report
+	$(call demo_records,runs/methods/demo,480,0)
+	$(call demo_records,runs/methods/transfer_split1,240,1)
+	$(BIN)/python tools/run_table.py --table=1 --table=2 --seeds=3 \
+	  --transfer_dir=runs/methods/transfer_split1 $(call demo_tables,runs/methods)
 
 addons-test: .venv-addons/installed ## test with TensorFlow 2.15 and TensorFlow Addons; Python 3.11
 	.venv-addons/bin/pytest $(PARALLEL) -m "addons and not slow"
