@@ -65,7 +65,7 @@ class Pipeline:
           clips: owner of T and the stride.
           crop: owner of H and W.
           split: name of the split.
-          fps: see `clips.Timeline.of`.
+          fps: see `timeline.Timeline.of`.
           augment: the task's augmentation, if it is to run here, on the host, rather than in the
             training step. The pixels are the same; what goes to the accelerator is four times as
             much.

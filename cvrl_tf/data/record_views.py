@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from cvrl_tf.data import clips as clip_samplers
-from cvrl_tf.data import records, views
+from cvrl_tf.data import records, timeline, views
 from cvrl_tf.data.sampling import Sampling
 
 
@@ -39,22 +39,22 @@ def placed(
     clips: clip_samplers.ClipSampler,
     seed: tf.Tensor,
     fps: float | None,
-) -> clip_samplers.Placement:
-    """Place clips in a record of `records.parse`; see `clips.place`."""
-    return clip_samplers.place(clips, _timeline(record, fps), seed)
+) -> timeline.Placement:
+    """Place clips in a record of `records.parse`; see `timeline.place`."""
+    return timeline.place(clips, _timeline(record, fps), seed)
 
 
-def _timeline(record: dict[str, tf.Tensor], fps: float | None) -> clip_samplers.Timeline:
-    return clip_samplers.Timeline.of(record["times"], record["frame_rate"], fps)
+def _timeline(record: dict[str, tf.Tensor], fps: float | None) -> timeline.Timeline:
+    return timeline.Timeline.of(record["times"], record["frame_rate"], fps)
 
 
 def _duration(record: dict[str, tf.Tensor]) -> tf.Tensor:
     """Seconds, float32 []; the last frame stays as long as frames do on average."""
     times = record["times"]
-    return times[-1] + 1 / clip_samplers.mean_rate(times, record["frame_rate"])
+    return times[-1] + 1 / timeline.mean_rate(times, record["frame_rate"])
 
 
-def seconds(record: dict[str, tf.Tensor], where: clip_samplers.Placement) -> tf.Tensor:
+def seconds(record: dict[str, tf.Tensor], where: timeline.Placement) -> tf.Tensor:
     """Compute the times of chosen frames, float32 [V, T]; in a video that loops they continue."""
     before = tf.math.multiply_no_nan(_duration(record), tf.cast(where.loops, tf.float32))
     return tf.gather(record["times"], where.frames) + before

@@ -6,13 +6,13 @@ import tensorflow as tf
 from official.projects.video_ssl.ops import video_ssl_preprocess_ops as garden
 from scipy import stats
 
-from cvrl_tf.data import clips
+from cvrl_tf.data import clips, timeline
 
 
 def placed(sampler: clips.UniformClips, length: int, seed: tf.Tensor) -> tf.Tensor:
     """Frames of the video, [V, T]."""
-    timeline = clips.Timeline.of(tf.zeros([length]), tf.constant(0.0), None)
-    return clips.place(sampler, timeline, seed).frames
+    counted = timeline.Timeline.of(tf.zeros([length]), tf.constant(0.0), None)
+    return timeline.place(sampler, counted, seed).frames
 
 
 def draw(sampler: clips.UniformClips, length: int, count: int) -> np.ndarray:
@@ -234,8 +234,8 @@ def placement(
     sampler: clips.ClipSampler, times: list[float] | np.ndarray, rate: float, fps: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions, frames and loops, each [V, T]."""
-    timeline = clips.Timeline.of(tf.constant(times, tf.float32), tf.constant(rate), fps)
-    found = clips.place(sampler, timeline, tf.constant([0, 7]))
+    counted = timeline.Timeline.of(tf.constant(times, tf.float32), tf.constant(rate), fps)
+    found = timeline.place(sampler, counted, tf.constant([0, 7]))
     return found.positions.numpy(), found.frames.numpy(), found.loops.numpy()
 
 
