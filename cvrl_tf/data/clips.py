@@ -2,10 +2,12 @@
 
 A sampler is called with the number of frames L of a video and a seed, and returns positions
 int32 [V, T]: V clips of T frames, `stride` apart. Where a video is shorter than a clip, they reach
-beyond its end, and `timeline.place` loops: a clip may then begin at any frame, as in the authors' code.
+beyond its end, and `timeline.place` loops: a clip may then begin at any frame, as in the authors'
+code.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,6 +21,7 @@ class ClipSampler(Protocol):
       num_frames: T.
       stride: frames from one frame of a clip to the next, at pace 1.
       num_clips: V.
+      span: L from which on no clip loops.
     """
 
     @property
@@ -29,6 +32,9 @@ class ClipSampler(Protocol):
 
     @property
     def num_clips(self) -> int: ...
+
+    @property
+    def span(self) -> int: ...
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor: ...
 
@@ -65,6 +71,10 @@ class UniformClips:
     stride: int
     num_clips: int
 
+    @property
+    def span(self) -> int:
+        return (self.num_frames - 1) * self.stride + 1
+
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([self.num_clips], seed)
         starts = _below(draws, _num_starts((self.num_frames - 1) * self.stride, length))
@@ -92,6 +102,10 @@ class DecreasingPair:
     power: float = 1.0
     num_clips = 2
 
+    @property
+    def span(self) -> int:
+        return (self.num_frames - 1) * self.stride + 1
+
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([4], seed)
         last = (self.num_frames - 1) * self.stride
@@ -117,6 +131,10 @@ class SamePair:
     stride: int
     num_clips = 2
 
+    @property
+    def span(self) -> int:
+        return (self.num_frames - 1) * self.stride + 1
+
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return tf.repeat(UniformClips(self.num_frames, self.stride, 1)(length, seed), 2, axis=0)
 
@@ -136,6 +154,10 @@ class EvenClips:
     num_frames: int
     stride: int
     num_clips: int
+
+    @property
+    def span(self) -> int:
+        return (self.num_frames - 1) * self.stride + 1
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         del seed  # nothing here is random
@@ -166,11 +188,20 @@ class ConsecutiveClips:
     num_clips: int
     gap: int = 0
 
+    @property
+    def _step(self) -> int:
+        """Frames from the beginning of a clip to that of the next."""
+        return self.num_frames * self.stride + self.gap
+
+    @property
+    def span(self) -> int:
+        return (self.num_clips - 1) * self._step + (self.num_frames - 1) * self.stride + 1
+
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        step = self.num_frames * self.stride + self.gap
-        last = (self.num_clips - 1) * step + (self.num_frames - 1) * self.stride
-        start = _below(tf.random.stateless_uniform([1], seed), _num_starts(last, length))
-        return _from(start + step * tf.range(self.num_clips), self.num_frames, self.stride)
+        draws = tf.random.stateless_uniform([1], seed)
+        starts = _below(draws, _num_starts(self.span - 1, length))
+        starts += self._step * tf.range(self.num_clips)
+        return _from(starts, self.num_frames, self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +219,10 @@ class SegmentClips:
     num_frames: int
     stride: int
     num_clips: int
+
+    @property
+    def span(self) -> int:
+        return self.num_clips * ((self.num_frames - 1) * self.stride + 1)
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([self.num_clips], seed)
@@ -215,6 +250,10 @@ class PacedClips:
     @property
     def num_clips(self) -> int:
         return self.drawn_clips or len(self.paces)
+
+    @property
+    def span(self) -> int:
+        return (self.num_frames - 1) * self.stride * max(self.paces) + 1
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([2, self.num_clips], seed)
@@ -244,6 +283,11 @@ class SpedUpPair:
     normal: tuple[float, float] = (1.0, 1.2)
     fast: tuple[float, float] = (1.7, 2.2)
     num_clips = 2
+
+    @property
+    def span(self) -> int:
+        """Of the fastest clips on average: how many frames are left out is drawn."""
+        return math.ceil((self.num_frames - 1) * self.stride * self.fast[1]) + 1
 
     def __call__(self, length: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform([2, 1 + self.num_frames], seed)

@@ -41,7 +41,8 @@ class Pipeline:
         `skip_damaged`.
 
     Attributes:
-      num_examples, num_views: of the split, and of an example.
+      num_examples: of the split, without those that are left out.
+      num_views: of an example.
       labels: names of the classes; empty in unlabeled data.
       class_counts: how many videos of the split have which label.
       skip_damaged: as given.
@@ -57,6 +58,7 @@ class Pipeline:
         augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         servers: Sequence[str] = (),
         skip_damaged: bool = False,
+        leave_out_short: bool = False,
     ) -> None:
         """Reads `dataset_info.json` and the indexes of the shards, no records.
 
@@ -74,18 +76,23 @@ class Pipeline:
             machine does, which resizes faster: one pixel in eight is another there, by 1 of 255.
           skip_damaged: pass over records that can't be read or decoded, which otherwise end the
             run. The batches behind one are then made of other examples.
+          leave_out_short: leave out videos of fewer frames than `clips.span`, which would loop. A
+            warning says how many.
 
         Raises:
           FileNotFoundError: no records there, or a shard or its index is missing.
-          ValueError: no such split, or it is empty, or an index is not of its shard.
+          ValueError: no such split, or nothing is in it or long enough, or an index is not of its
+            shard, or frames are to be counted in ticks of `fps`.
         """
         info = schema.DatasetInfo.load(data_dir)
         split_info = info.split(split)
-        self.num_examples = split_info.num_examples
         self.labels = info.labels
         self.class_counts = split_info.class_counts
         self._paths = records.shard_paths(data_dir, split_info)
-        self._reader = reading.Reader(self._paths)
+        if leave_out_short and fps is not None:
+            raise ValueError(f"leave_out_short counts frames: leave fps at None, it is {fps}.")
+        self._reader = reading.Reader(self._paths, clips.span if leave_out_short else 0)
+        self.num_examples = self._reader.num_records
         self._examples = Examples(self._reader, clips, crop, fps, augment)
         self.num_views = self._examples.num_views
         self._clips = clips
@@ -94,6 +101,7 @@ class Pipeline:
         self._augment = augment
         self._servers = servers
         self.skip_damaged = skip_damaged
+        self._leave_out_short = leave_out_short
         self._split = split
         self._data = info.name
         self._short_side, self._record_fps = info.short_side, split_info.fps
@@ -104,21 +112,23 @@ class Pipeline:
         Raises:
           ValueError: some have none.
         """
-        if missing := self.num_examples - sum(self.class_counts.values()):
+        videos = self.num_examples + self._reader.left_out
+        if missing := videos - sum(self.class_counts.values()):
             raise ValueError(
-                f"{missing} of {self.num_examples} videos of split {self._split!r} of "
+                f"{missing} of {videos} videos of split {self._split!r} of "
                 f"{self._data!r} are unlabeled; this needs a class of each. Make the records again "
                 "with labels, or with --unlabeled=skip to leave these videos out."
             )
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What a reader of results must know, for JSON: data, its name; split; videos and
-        their order; views of each; and how the clips come about."""
+        """What a reader of results must know, for JSON: data, its name; split; videos, how many
+        more are left out, and their order; views of each; and how the clips come about."""
         return {
             "data": self._data,
             "split": self._split,
             "videos": self.num_examples,
+            "left_out": self._reader.left_out,
             "order": ORDER,
             "views": self.num_views,
             **dataclasses.asdict(self.sampling),
@@ -141,6 +151,7 @@ class Pipeline:
         """What determines the views of `eval_batches`, for JSON; records count by size of shard."""
         return {
             "split": self._split,
+            "left_out": self._reader.left_out,
             "order": ORDER,
             "shards": {Path(path).name: epath.Path(path).stat().length for path in self._paths},
             "clips": repr(self._clips),

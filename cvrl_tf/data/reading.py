@@ -11,6 +11,7 @@ from typing import BinaryIO, cast
 import google_crc32c
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from etils import epath
 
 from cvrl_tf import files
@@ -28,17 +29,20 @@ class Reader:
     Attributes:
       num_records: of all shards together.
       ids: of the records, bytes, sorted.
+      left_out: how many records are shorter than `shortest`; they have no numbers.
     """
 
-    def __init__(self, shards: Mapping[str, int]) -> None:
+    def __init__(self, shards: Mapping[str, int], shortest: int = 0) -> None:
         """Reads the indexes.
 
         Args:
           shards: paths, and how many records each has; see `records.shard_paths`.
+          shortest: leave out records of fewer frames, and say how many.
 
         Raises:
           FileNotFoundError: a shard has no index.
-          ValueError: an index is damaged, or not of the shard that is there now.
+          ValueError: an index is damaged, or not of the shard that is there now; or no record is
+            long enough.
         """
         self._paths = list(shards)
         self._frames = []
@@ -49,8 +53,17 @@ class Reader:
             rows.append(index.records)
             ids += index.ids
             shard += [number] * count
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        self._records = np.concatenate(rows)[order]
+        facts = np.concatenate(rows)
+        long_enough = np.flatnonzero(facts["num_frames"] >= shortest).tolist()
+        order = sorted(long_enough, key=ids.__getitem__)
+        self.left_out = len(ids) - len(order)
+        if self.left_out:
+            short = f"{self.left_out} of {len(ids)} videos, which are shorter than the {shortest} "
+            short += "frames of all clips of a video together, are left out."
+            if not order:
+                raise ValueError(f"{short} Take shorter clips, or other videos.")
+            logging.warning(short)
+        self._records = facts[order]
         self._shard = np.array(shard)[order]
         starts = np.cumsum([0, *shards.values()])
         self._row = np.array(order) - starts[self._shard]  # of a record in its shard

@@ -1,5 +1,7 @@
 """Frame indices of clips, and the distributions they are drawn from."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -47,6 +49,31 @@ def test_frames_are_a_stride_apart_and_inside(sampler: clips.UniformClips, lengt
     assert indices.shape == (50, sampler.num_clips, 16)
     assert indices.min() >= 0 and indices.max() < length
     np.testing.assert_array_equal(np.diff(indices, axis=-1), 2)
+
+
+SPANS = {
+    clips.UniformClips(16, 2, 2): 31,
+    clips.DecreasingPair(16, 2): 31,
+    clips.SamePair(16, 2): 31,
+    clips.EvenClips(16, 2, num_clips=10): 31,
+    clips.ConsecutiveClips(16, 1, num_clips=3, gap=8): 64,
+    clips.SegmentClips(16, 2, num_clips=4): 124,
+    clips.PacedClips(16, 1, paces=(1, 2, 3, 4), drawn_clips=2): 61,
+}
+
+
+@pytest.mark.parametrize("sampler", SPANS, ids=lambda s: type(s).__name__)
+def test_clips_loop_only_below_their_span(sampler: clips.ClipSampler) -> None:
+    assert sampler.span == SPANS[sampler]
+    assert draw_positions(sampler, sampler.span, 200).max() < sampler.span
+    assert draw_positions(sampler, sampler.span - 1, 200).max() >= sampler.span - 1
+
+
+def test_fastest_clips_fit_on_average_into_their_span() -> None:
+    sampler = clips.SpedUpPair(16, 2, normal=(1.0, 1.2), fast=(1.7, 2.0))
+    assert sampler.span == 61
+    positions = draw_positions(dataclasses.replace(sampler, fast=(2.0, 2.0)), 1000, 400)[:, 1]
+    assert 59 < (positions[:, -1] - positions[:, 0]).mean() + 1 < 63
 
 
 @pytest.mark.parametrize("sampler", ALL, ids=lambda s: f"{type(s).__name__}x{s.num_clips}")

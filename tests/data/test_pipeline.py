@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
-from conftest import ramp_video, write_records
+from conftest import noise_video, ramp_video, write_records
 
 from cvrl_tf.data import clips, pipeline, reading, schema, shard_index, views
 
@@ -399,3 +399,25 @@ def test_video_ids_of_a_step(three_shards: Path, one_worker: Contexts) -> None:
     for step, batch in enumerate(take(data.train_batches(3, 1, 0, one_worker(1)), 7)):
         expected = [f"video_{number}" for number in numbers(batch)]
         assert data.video_ids(3, 1, step) == expected
+
+
+def test_short_videos_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lengths = [3, 8, 6, 7, 20, 5]
+    folder = write_records(tmp_path, [noise_video(n, 32, 40, n) for n in lengths])
+    data = training(folder, leave_out_short=True)  # clips of 4 frames, each a second one
+    assert data.num_examples == 3 and data.summary["left_out"] == 3
+    assert "3 of 6 videos, which are shorter than the 7 frames of all clips" in caplog.text
+    batches = take(data.train_batches(3), 4)
+    assert all(batch["positions"].max() < 20 for batch in batches)
+    ids = {name for step in range(4) for name in data.video_ids(3, 0, step)}
+    assert len(ids) == 3
+    data.check_labels()  # which all have, also those that are left out
+    assert training(folder).num_examples == 6
+    with pytest.raises(ValueError, match=r"6 of 6 videos.* 97 frames.* Take shorter clips"):
+        pipeline.Pipeline(
+            folder, clips.UniformClips(4, 32, 2), views.RandomResizedCrop(16), leave_out_short=True
+        )
+    with pytest.raises(ValueError, match="counts frames: leave fps at None, it is 25"):
+        training(folder, leave_out_short=True, fps=25)
