@@ -38,6 +38,9 @@ _IMAGENET = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for all runs and the report.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Number of runs of each row.", lower_bound=1)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Steps that run at a time, each on its share of the cores.", lower_bound=1
+)
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "cached",
@@ -80,7 +83,7 @@ def main(argv: list[str]) -> None:
             print(step)
         return
     with commands.explained(steps.StepFailed):
-        steps.run(left, done)
+        steps.run(left, done, _JOBS.value)
     report = ["-m", "cvrl_tf.report", str(request.output), f"--output={request.output / 'report'}"]
     report.append(f"--note={_NOTE.value}")
     sys.exit(subprocess.run([sys.executable, *report]).returncode)

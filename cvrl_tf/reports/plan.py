@@ -5,7 +5,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cvrl_tf import files
@@ -69,6 +69,7 @@ class Plan:
             )
         self._request, self._infos = request, infos
         self._steps: dict[str, Step] = {}
+        self._makers: dict[str, str] = {}  # which step makes a folder
 
     @property
     def steps(self) -> list[Step]:
@@ -125,12 +126,14 @@ class Plan:
         if self._is_wanted(_SCRATCH):
             checkpoints[_SCRATCH] = None
         for percent, recipe in recipes.shares(self._data(data), "k400").items():
-            if f"train_{percent}pct" not in self._infos[data].splits:
+            split = f"train_{percent}pct"
+            if split not in self._infos[data].splits:
                 flags = f"--data_dir={data}", f"--percent={percent}"
-                self._tool(f"subset/{percent}pct", "make_subset", *flags)
+                self._tool(f"subset/{percent}pct", "make_subset", *flags, makes=split)
             for row, checkpoint in checkpoints.items():
                 name = f"semi/{percent}pct-{_slug(row)}"
-                self._train(name, recipe, seed, CHECKPOINT=checkpoint, CELL=f"3/{row}")
+                macros = {"CHECKPOINT": checkpoint, "CELL": f"3/{row}"}
+                self._train(name, recipe, seed, split, **macros)
 
     def _ablation(self, seed: int) -> None:
         for row in self._rows("4"):
@@ -173,8 +176,9 @@ class Plan:
     def _inflated(self, row: str, source: str, seed: int) -> str:
         name = _seeded(f"pretrain/{_slug(row)}_inflated", seed)
         folder = str(self._request.output / name)
-        flags = f"--source={source}", f"--like={self._reference(seed)}", f"--output={folder}"
-        self._tool(name, "inflate", *flags)
+        like = self._reference(seed)
+        flags = f"--source={source}", f"--like={like}", f"--output={folder}"
+        self._tool(name, "inflate", *flags, uses=(source, like), makes=folder)
         return folder
 
     def _probe(self, name: str, cell: str, checkpoint: str, seed: int) -> None:
@@ -190,18 +194,29 @@ class Plan:
         output = f"--output={self._request.output / 'probe' / f'{name}.json'}"
         macros = {"CHECKPOINT": checkpoint, "CELL": cell}
         gin = self._gin("cvrl_tf.evaluate", "gin/probe/cached.gin", seed, macros)
-        self._add(f"probe/{name}", "-m", "cvrl_tf.evaluate", *gin, output)
+        self._add(f"probe/{name}", "-m", "cvrl_tf.evaluate", *gin, output, uses=[checkpoint])
 
-    def _train(self, name: str, recipe: str, seed: int, **macros: str | None) -> str:
-        """Add a training run; return its folder."""
+    def _train(
+        self, name: str, recipe: str, seed: int, split: str = "", **macros: str | None
+    ) -> str:
+        """Add a training run on a split that a step makes, or on one that is there.
+
+        Returns:
+          Its folder.
+        """
         name = _seeded(name, seed)
         folder = str(self._request.output / name)
         gin = self._gin("cvrl_tf.train", recipe, seed, macros)
-        self._add(name, "-m", "cvrl_tf.train", *gin, f"--model_dir={folder}")
+        uses = split, macros.get("CHECKPOINT")
+        command = "-m", "cvrl_tf.train", *gin, f"--model_dir={folder}"
+        self._add(name, *command, uses=uses, makes=folder)
         return folder
 
-    def _tool(self, name: str, tool: str, *flags: str) -> None:
-        self._add(name, str(files.project() / "tools" / f"{tool}.py"), *flags)
+    def _tool(
+        self, name: str, tool: str, *flags: str, makes: str, uses: Iterable[str] = ()
+    ) -> None:
+        command = str(files.project() / "tools" / f"{tool}.py"), *flags
+        self._add(name, *command, uses=uses, makes=makes)
 
     def _gin(
         self, command: str, recipe: str, seed: int, macros: Mapping[str, str | None]
@@ -223,9 +238,21 @@ class Plan:
         found = [each for each in (inside, inside.parent.with_suffix(".gin")) if each.is_file()]
         return [str(each) for each in found[:1]]
 
-    def _add(self, name: str, *command: str) -> None:
-        if self._steps.setdefault(name, Step(name, command)).command != command:
+    def _add(
+        self, name: str, *command: str, uses: Iterable[str | None], makes: str | None = None
+    ) -> None:
+        """Add a step, unless it is there.
+
+        Args:
+          name, command: of the step.
+          uses: what it reads: folders, or splits.
+          makes: what it writes and others may use.
+        """
+        needs = frozenset(self._makers[used] for used in uses if used in self._makers)
+        if self._steps.setdefault(name, Step(name, command, needs)).command != command:
             raise ValueError(f"Two steps would be called {name}: give folders of different names.")
+        if makes:
+            self._makers[makes] = name
 
 
 def _seeded(name: str, seed: int) -> str:

@@ -71,6 +71,11 @@ def test_a_method_costs_its_recipe(project: Path) -> None:
     assert "--gin_param=CHECKPOINT='/out/pretrain/mine'" in steps["probe/1-mine"]
     assert "--gin_param=CELL='1/Mine'" in steps["probe/1-mine"]
     assert "--like=/out/pretrain/cvrl" in steps["pretrain/simclr_inflated"]
+    needs = {step.name: step.needs for step in planned.steps}
+    assert needs["pretrain/mine"] == needs["supervised"] == frozenset()
+    assert needs["probe/1-mine"] == {"pretrain/mine"}
+    assert needs["pretrain/simclr_inflated"] == {"pretrain/simclr", "pretrain/cvrl"}
+    assert needs["probe/1-simclr"] == {"pretrain/simclr_inflated"}
 
 
 def test_rows_and_seeds(project: Path) -> None:
@@ -101,6 +106,10 @@ def test_protocols_are_those_of_the_data(project: Path) -> None:
     assert recipe["finetune/hmdb51_split2-supervised"] == "--gin_file=gin/finetune/hmdb51.gin"
     assert recipe["finetune/mine-cliporder"] == "--gin_file=gin/finetune/ucf101.gin"
     assert recipe["subset/20pct"] == "--percent=20"
+    needs = {step.name: step.needs for step in planned.steps}
+    assert needs["semi/20pct-cvrl"] == {"subset/20pct", "pretrain/cvrl"}
+    assert needs["semi/20pct-supervised"] == {"subset/20pct"}
+    assert needs["finetune/mine-cliporder"] == {"pretrain/cliporder"}
     assert recipe["semi/20pct-cvrl"] == "--gin_file=gin/semi/mine_20pct.gin"
     assert list(recipes.shares("other", "k400")) == ["0.5", "1", "10"]
 
