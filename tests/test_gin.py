@@ -75,7 +75,14 @@ def test_recipe_has_its_head(recipe: Path) -> None:
     assert str(recipe) in head, "the command names the file"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(recipe, marks=pytest.mark.slow) if recipe in METHODS else recipe
+        for recipe in RECIPES
+    ],
+    ids=str,
+)
 def test_recipe_builds(recipe: Path, parameters: list[str], tmp_path: Path) -> None:
     parameters = [*parameters, "resnet3d.ResNet3D.width=0.125"]
     if recipe.parts[1] in ("probe", "finetune", "semi") or recipe == DEMO_PROBE:

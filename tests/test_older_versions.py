@@ -47,6 +47,7 @@ def new_run(records: Path, folder: Path, **checkpointing: object) -> Run:
     return gin.get_configurable(Run)(model_dir=folder)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_earlier_order_is_refused_and_begins_another(tmp_path: Path) -> None:
     folder, records = tmp_path / "run", tmp_path / "tiny_records"
     shutil.copytree(V1 / "run", folder)

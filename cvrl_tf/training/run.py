@@ -37,9 +37,9 @@ class Run:
       config.gin          the parameters in force
       run.json            task, data, package versions, seed, batch, steps
       encoder.json        architecture of the encoder and its clips, for export and evaluation
-      views.png           the views of the first batch
+      views.png           the clips of the first batch
       metrics.jsonl       one line every `log_every` steps and one an epoch
-      tensorboard/        the same, for TensorBoard, and the views of the first batch
+      tensorboard/        the same, for TensorBoard, and the clips of the first batch
       checkpoints/        the task's `checkpoint_roots`, optimizer with its step, progress
       best/               the checkpoint of the best epoch, if `best_metric` is given
       aside/              what a start would have overwritten or logged again; see `run_folder`

@@ -174,6 +174,7 @@ def epoch_lines(folder: Path) -> list[dict]:
     return [line for line in lines if "epoch" in line]
 
 
+@pytest.mark.slow
 def test_steps_per_execution_change_nothing(
     undisturbed: Run, noise_records: Path, tmp_path: Path
 ) -> None:
@@ -399,24 +400,23 @@ def test_seed_gives_the_initial_weights(noise_records: Path, tmp_path: Path) -> 
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_tensorboard_shows_the_views_of_the_first_batch(
-    undisturbed: Run, one_worker: Callable
-) -> None:
+def test_pictures_are_of_the_first_batch(undisturbed: Run, one_worker: Callable) -> None:
+    """In the run's folder, and the same in TensorBoard: a row for each clip, behind its caption."""
     (batch,) = undisturbed._train_data.train_batches(5, 0, 0, one_worker(1)).take(1)
     views = undisturbed.model.augment(batch["frames"], batch["seeds"]).numpy()
     views = views.reshape(batch["frames"].shape)  # [5, 2, 4, 16, 16, 3]
     (events,) = [
         list(tf.compat.v1.train.summary_iterator(str(path)))
         for path in sorted((undisturbed.model_dir / "tensorboard").iterdir())
-        if b"views of the first batch" in path.read_bytes()
+        if b"clips of the first batch" in path.read_bytes()
     ]
     (value,) = [value for event in events for value in event.summary.value]
-    pictures = value.tensor.string_val[2:]  # width and height come first
-    assert len(pictures) == 5
-    for picture, example in zip(pictures, views, strict=True):
-        rows = [np.concatenate(list(view), axis=1) for view in example]
-        shown = tf.io.decode_png(picture).numpy() / 255
-        np.testing.assert_allclose(shown, np.concatenate(rows), atol=1 / 255)
+    (picture,) = value.tensor.string_val[2:]  # width and height come first
+    shown = tf.io.decode_png(picture).numpy()
+    rows = [np.concatenate(list(clip), axis=1) for clip in views.reshape(-1, 4, 16, 16, 3)]
+    np.testing.assert_allclose(shown[:, -64:] / 255, np.concatenate(rows), atol=1 / 255)
+    sheet = tf.io.decode_png((undisturbed.model_dir / "views.png").read_bytes())
+    np.testing.assert_array_equal(sheet, shown)
 
 
 @pytest.mark.slow

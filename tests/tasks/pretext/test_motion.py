@@ -64,6 +64,7 @@ def test_targets_are_those_of_the_pixels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, same)
 
 
+@pytest.mark.slow
 def test_flow_finds_what_the_true_flow_and_that_of_opencv_find() -> None:
     """At least so many labels of motion are the same; those of two clips agree in a fifth.
 
