@@ -19,7 +19,6 @@ from conftest import ROOT, logged_steps
 
 from cvrl_tf import checkpoints
 
-RUNS = 2  # in each half
 KILLS = 5  # of each run
 TIMING = ("second", "memory")
 PARAMETERS = [
@@ -79,9 +78,9 @@ def shown(folder: Path) -> list[tuple]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_killed_runs_end_in_the_undisturbed_weights(
-    half: int, noise_records: Path, tmp_path: Path, child_environment: dict
+    seed: int, noise_records: Path, tmp_path: Path, child_environment: dict
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
     run = start(child_environment, noise_records, undisturbed)
@@ -94,26 +93,25 @@ def test_killed_runs_end_in_the_undisturbed_weights(
     assert len(expected) > 100 and len(metrics(undisturbed)) == 60 + 15
     assert expected["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 60
 
-    generator = random.Random(half)
-    for number in range(RUNS):
-        folder = tmp_path / f"run{number}"
-        for stretch in range(KILLS):
-            run = start(child_environment, noise_records, folder)
-            # Not a time, for other tests take their share. It is behind where the last kill was.
-            count = 13 * stretch + generator.randrange(3, 13)  # of 75
-            while lines(folder) < count and run.poll() is None:
-                time.sleep(0.01)
-            time.sleep(generator.uniform(0, step))
-            os.killpg(run.pid, signal.SIGKILL)
-            log = tmp_path / f"run{number}.log"
-            assert run.wait() == -signal.SIGKILL, log.read_text()
+    generator = random.Random(seed)
+    folder = tmp_path / "killed"
+    log = tmp_path / "killed.log"
+    for stretch in range(KILLS):
         run = start(child_environment, noise_records, folder)
-        assert run.wait(timeout=300) == 0, log.read_text()
-        found = tensors(folder)
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            np.testing.assert_array_equal(found[name], value, err_msg=f"run {number}: {name}")
-        for ours, theirs in zip(metrics(folder), metrics(undisturbed), strict=True):
-            # Replicas sum their shares of an epoch's mean, and a resumed one's are equal ones.
-            assert ours == pytest.approx(theirs, rel=1e-6), number
-        assert shown(folder) == shown(undisturbed), number
+        # Not a time, for other tests take their share. It is behind where the last kill was.
+        count = 13 * stretch + generator.randrange(3, 13)  # of 75
+        while lines(folder) < count and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, step))
+        os.killpg(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, log.read_text()
+    run = start(child_environment, noise_records, folder)
+    assert run.wait(timeout=300) == 0, log.read_text()
+    found = tensors(folder)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    for ours, theirs in zip(metrics(folder), metrics(undisturbed), strict=True):
+        # Replicas sum their shares of an epoch's mean, and a resumed one's are equal ones.
+        assert ours == pytest.approx(theirs, rel=1e-6)
+    assert shown(folder) == shown(undisturbed)

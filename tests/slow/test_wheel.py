@@ -76,6 +76,7 @@ def test_a_recipe_is_found_from_any_folder(
 def test_a_table_is_planned_from_any_folder(
     installed: Path, noise_records: Path, tmp_path: Path
 ) -> None:
-    flags = f"--data_dir={noise_records}", "--output=out", "--table=1", "--dry_run"
+    rows = "--row=CVRL", "--row=SimCLR", "--row=Supervised"
+    flags = f"--data_dir={noise_records}", "--output=out", "--table=1", *rows, "--dry_run"
     said = python(installed, tmp_path, "-m", "cvrl_tf.tables", *flags)
     assert said.count("cvrl_tf.train") == 3 and str(installed) in said

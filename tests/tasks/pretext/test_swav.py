@@ -1,6 +1,7 @@
 """SwAV: the loss against SlowFast's, prototypes of unit length that stand still at first."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,16 @@ def test_scores_are_cosines() -> None:
 @pytest.mark.parametrize(
     "optimizer",
     [
-        keras.optimizers.SGD(0.1, momentum=0.9),
-        lars.LARS(10.0, momentum=0.9, weight_decay_rate=1e-6),
+        lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+        lambda: lars.LARS(10.0, momentum=0.9, weight_decay_rate=1e-6),
     ],
 )
-def test_prototypes_stand_still_at_first(optimizer: keras.optimizers.Optimizer) -> None:
+def test_prototypes_stand_still_at_first(
+    optimizer: Callable[[], keras.optimizers.Optimizer],
+) -> None:
     """Then they move, of unit length. The step alone says when, so that runs resume."""
     model, batch = swav(frozen=0.02), noise(4)
-    model.compile(optimizer)
+    model.compile(optimizer())
     with pytest.raises(ValueError, match="total_steps before `fit`"):
         model.gradients(batch)
     model.total_steps = 100
