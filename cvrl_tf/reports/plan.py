@@ -132,8 +132,7 @@ class Plan:
                 self._tool(f"subset/{percent}pct", "make_subset", *flags, makes=split)
             for row, checkpoint in checkpoints.items():
                 name = f"semi/{percent}pct-{_slug(row)}"
-                macros = {"CHECKPOINT": checkpoint, "CELL": f"3/{row}"}
-                self._train(name, recipe, seed, split, **macros)
+                self._train(name, recipe, seed, split, CHECKPOINT=checkpoint, CELL=f"3/{row}")
 
     def _ablation(self, seed: int) -> None:
         for row in self._rows("4"):
@@ -187,8 +186,8 @@ class Plan:
             recipe = recipes.for_data("probe", self._data(self._request.data_dir), "k400")
             self._train(f"probe/{name}", recipe, seed, CHECKPOINT=checkpoint, CELL=cell)
             table = cell.partition("/")[0]
-            random = {"CHECKPOINT": None, "CELL": f"{table}/Random weights"}
-            self._train(f"probe/{table}-random", recipe, seed, **random)
+            random, row = f"probe/{table}-random", f"{table}/Random weights"
+            self._train(random, recipe, seed, CHECKPOINT=None, CELL=row)
             return
         name = _seeded(name, seed)
         output = f"--output={self._request.output / 'probe' / f'{name}.json'}"
