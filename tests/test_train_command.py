@@ -37,6 +37,7 @@ def train(
     )
 
 
+@pytest.mark.slow
 def test_trains_and_resumes(noise_records: Path, tmp_path: Path, child_environment: dict) -> None:
     data = f"DATA_DIR='{noise_records}'"
     first = train(child_environment, tmp_path / "run", data, *TINY)

@@ -225,6 +225,7 @@ def seen(folder: Path, model: keras.Model, name: str, num_crops: int) -> tuple:
     return loaded, model(frames / np.float32(255), training=False).numpy(), found[name].numpy()
 
 
+@pytest.mark.slow
 def test_embedding(noise_records: Path, tmp_path: Path) -> None:
     models: list[ContrastiveLearner] = []
 

@@ -243,6 +243,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(noise_records: Path, tmp_path: P
     assert checkpoints.resolve(tmp_path).endswith("ckpt-1")
 
 
+@pytest.mark.slow
 def test_a_damaged_record_ends_the_run_or_is_passed_over(
     noise_records: Path, tmp_path: Path
 ) -> None:
