@@ -52,6 +52,7 @@ def parameters(tmp_path: Path) -> list[str]:
     )
     info.save(tmp_path)
     rows = np.zeros(VIDEOS, shard_index.RECORD)
+    rows["num_frames"] = 300
     index = shard_index.ShardIndex(0, rows, [b""] * VIDEOS, np.zeros(0, shard_index.FRAME))
     for shard in shards.values():
         (tmp_path / shard).touch()
