@@ -26,6 +26,9 @@ def overlay(tmp_path: Path) -> Path:
     (folder / "baselines").mkdir(parents=True)
     for kind in ("pretrain", "methods", "ablation", "baselines", "probe", "finetune", "semi"):
         (folder / f"{kind}.gin").write_text(TINY_GIN)
+    loops = TINY_GIN.replace("NUM_FRAMES", "from cvrl_tf.data import pipeline\nNUM_FRAMES", 1)
+    loops += "train/pipeline.Pipeline.leave_out_short = False\n"  # videos of 24 frames
+    (folder / "methods.gin").write_text(loops)
     (folder / "baselines" / "simclr.gin").write_text(
         TINY_GIN.replace("NUM_FRAMES = 4", "NUM_FRAMES = 1")
     )
